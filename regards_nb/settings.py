@@ -211,8 +211,8 @@ def what_is_wrong(name: str, value: object) -> str | None:
     field = FIELDS.get(name)
     if field is None:
         return f"there is no setting {name}; the settings are {', '.join(FIELDS)}"
-    number = field.kind is float and isinstance(value, int) and not isinstance(value, bool)
-    if not isinstance(value, field.kind) and not number:
+    is_number = field.kind is float and isinstance(value, int) and not isinstance(value, bool)
+    if not isinstance(value, field.kind) and not is_number:
         kind = {str: "a string", bool: "true or false", float: "a number"}[field.kind]
         return f"{name} must be {kind} ({field.meaning}), not {value!r:.60}"
     if name in {"amqp", "url"} and has_password(str(value)):
@@ -450,7 +450,7 @@ class SettingsSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """What travels to a worker. It holds no password, token or key.
+    """What is sent to a worker. It holds no password, token or key.
 
     The worker reads *profile* in its own settings file (None: its environment alone), and compares
     *url* with that of the profile. *is_shared*: the worker may be on another machine, where the

@@ -175,7 +175,7 @@ def test_what_was_never_listed_is_recorded_whole(tmp_path: Path) -> None:
     assert records.expect([record(1), record(1)]) == 1
     stranger = placed(record(-5, "x.nc"), tmp_path)
     records.save([placed(record(1), tmp_path), stranger])
-    assert sorted(records.arrived) == [-5, 1]
+    assert sorted(records.placed) == [-5, 1]
     assert list(state.files(1)) == [stranger, placed(record(1), tmp_path)]
 
 
@@ -188,4 +188,4 @@ def test_a_manifest_that_knows_more_is_recorded(tmp_path: Path) -> None:
     records.relist([record(1), record(2, "b.nc", md5=MD5["c"])])
     assert list(state.files(1)) == [record(1), placed(record(2, "b.nc"), tmp_path)]
     assert records.listed == {1, 2}
-    assert not records.arrived
+    assert not records.placed

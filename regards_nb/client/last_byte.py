@@ -1,4 +1,4 @@
-"""When the last byte of REGARDS came to some requests: a wait tells it its user."""
+"""The time of the last byte received, for the line that a waiting call prints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Wait:
 class LastByte:
     """When the last byte came to the threads that run in `watched` with this object.
 
-    A byte to any of them ends the silence of all: they fetch the same.
+    They fetch the same: a byte that comes to one of them restarts the timer of all.
     """
 
     #: A shorter time without a byte is not told.
@@ -42,7 +42,8 @@ class LastByte:
         self.pauses: dict[int, str | Callable[[], str]] = {}
         #: Why the last request failed that is repeated; empty before.
         self.failure = ""
-        #: Who is waited for, and after how long a request is given up; 0: another thread knows.
+        #: Who is waited for, and after how long a request is given up; 0: the thread that logs in
+        #: has that limit, or the user's function for the token.
         self.origin, self.limit_s = "", 0.0
 
     @property
@@ -82,7 +83,7 @@ class LastByte:
         """
         pause = next(iter(list(self.pauses.values())), "")
         does = pause() if callable(pause) else pause
-        if (does and does is pause) or self.age_s < self.told_after_s:
+        if (does and isinstance(pause, str)) or self.age_s < self.told_after_s:
             return does
         lacking, ending = self.lacking(what)
         silence = f"{lacking} since {self.silent_since:%H:%M:%S} UTC{ending}"
@@ -151,7 +152,7 @@ def waiting(
     last_byte, own = _watched.get(), _Wait(store, ending)
     if origin:
         last_byte.origin, last_byte.limit_s = origin, limit_s
-    if not last_byte.waits:  # a request beside another one is no byte
+    if not last_byte.waits:  # a second request does not restart the timer
         last_byte.begin_silence()
     last_byte.waits.append(own)
     token = _waiting.set(own)
@@ -167,7 +168,7 @@ def pausing(text: str | Callable[[], str], failure: str = "") -> Iterator[None]:
     """Ask for nothing in the block, as in a pause before a request is repeated; *text* says why.
 
     A function returns how far work on this computer is; that a store does not answer is told, too.
-    *failure*: the same without the time of the next attempt.
+    *failure* is why the last request failed, which `LastByte.failure` keeps.
     """
     last_byte = _watched.get()
     last_byte.failure = failure

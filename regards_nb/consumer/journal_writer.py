@@ -35,7 +35,7 @@ MANY_RETURNS = 10
 #: Number of answers in turn (one every 2 s) after which a queue that delivers nothing is reported.
 SILENT_ANSWERS = 8
 
-#: A connection that lasted longer is not cut soon after each connect.
+#: A connection that is lost earlier counts as cut; one that lasts so long ends the note on cuts.
 STABLE_S = 60.0
 
 
@@ -72,8 +72,9 @@ class JournalWriter:
         self._silent_answers = 0
         #: by id of a delivery that is not journalled yet
         self._delivery_counts: dict[int, int] = {}
-        #: the newest rows that the matcher knows, of all sessions and of other sessions
+        #: up to which row the matcher has those that may be delivered again
         self._compared_up_to_id = 0
+        #: up to which row it has those that other sessions have written meanwhile
         self._taken_over_up_to_id = 0
         #: the newest row, unless another session writes
         self._expected_id = 0

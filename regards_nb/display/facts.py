@@ -38,14 +38,14 @@ RANK = {severity: rank for rank, severity in enumerate(Severity)}
 
 #: What a table needs of each order, shown or not.
 _FACTS = np.dtype([
-    # the place in `Severity`
+    # the position in `Severity`
     ("severity", "i1"),
     ("number", "i8"),
     ("is_finished", "?"),
     ("is_paused", "?"),
     ("is_downloading", "?"),
     ("is_refused", "?"),
-    # how much is over, at most 1; NaN: unknown
+    # the fraction that is done, at most 1; NaN: unknown
     ("fraction", "f8"),
     # in seconds since 1970
     ("first_event", "f8"),
@@ -53,7 +53,7 @@ _FACTS = np.dtype([
     # sub-orders; both 0 where their number is not known
     ("done", "i8"),
     ("total", "i8"),
-    # places in the texts of `OrderFacts`
+    # positions in the texts of `OrderFacts`
     ("status", "i4"),
     ("tenant", "i4"),
 ])  # fmt: skip
@@ -67,10 +67,10 @@ class OrderFacts:
     """
 
     def __init__(self) -> None:
-        #: The orders of the last call, and their facts: set together, so that Ctrl-C parts nothing.
+        #: The orders of the last call and their facts: Ctrl-C cannot leave one without the other.
         self._last: tuple[States, np.ndarray[Any, Any]] = States(), np.empty(0, _FACTS)
-        #: Statuses and tenants by their places.
-        self._places: dict[str | None, int] = {}
+        #: The position of each status and tenant.
+        self._positions: dict[str | None, int] = {}
         #: What a filter searches in an order, and its correlation id; made by the first filter.
         self._searched: dict[int, tuple[str, str]] = {}
 
@@ -81,14 +81,14 @@ class OrderFacts:
         facts = np.empty(n, _FACTS)
         facts[: len(known)] = known[:n]
         facts[new] = np.fromiter(map(self._facts_of, orders.take(new)), _FACTS, len(new))
-        for place in new:
-            self._searched.pop(place, None)
+        for position in new:
+            self._searched.pop(position, None)
         self._last = orders, facts
         return facts
 
     def _facts_of(self, order: OrderState) -> tuple[object, ...]:
         is_over = order.finished and not order.downloading
-        # All of an order that has ended in any way is over.
+        # It is 1 for an order that has ended in any way.
         fraction = 1.0 if is_over else fraction_of(order)
         return (
             RANK[severity_of(order)],
@@ -102,25 +102,25 @@ class OrderFacts:
             order.last_event.timestamp(),
             order.suborders_done if order.suborders_total else 0,
             order.suborders_total or 0,
-            self._places.setdefault(order.status, len(self._places)),
-            self._places.setdefault(order.tenant, len(self._places)),
+            self._positions.setdefault(order.status, len(self._positions)),
+            self._positions.setdefault(order.tenant, len(self._positions)),
         )
 
     def match(self, words: Sequence[str]) -> np.ndarray[Any, Any]:
         """Return for each order whether it has all words of a filter."""
         orders, _ = self._last
-        places = range(len(orders))
-        missing = [place for place in places if place not in self._searched]
-        for place, order in zip(missing, orders.take(missing), strict=True):
-            self._searched[place] = _searched_text(order), order.correlation_id.casefold()
+        positions = range(len(orders))
+        missing = [position for position in positions if position not in self._searched]
+        for position, order in zip(missing, orders.take(missing), strict=True):
+            self._searched[position] = _searched_text(order), order.correlation_id.casefold()
         # A correlation id behind a label must match as a whole: generated ids match by chance.
-        searched = map(self._searched.__getitem__, places)
+        searched = map(self._searched.__getitem__, positions)
         return np.fromiter((all(w in text or w == n for w in words) for text, n in searched), bool)
 
-    def statuses(self, places: np.ndarray[Any, Any]) -> Counter[str]:
-        """Count the statuses of some orders, by their places."""
-        counts = np.bincount(places, minlength=len(self._places)).tolist()
-        return Counter({str(text): n for text, n in zip(self._places, counts, strict=True) if n})
+    def statuses(self, positions: np.ndarray[Any, Any]) -> Counter[str]:
+        """Count the statuses of some orders, by the positions of their texts."""
+        counts = np.bincount(positions, minlength=len(self._positions)).tolist()
+        return Counter({str(t): n for t, n in zip(self._positions, counts, strict=True) if n})
 
 
 def severity_of(order: OrderState) -> Severity:

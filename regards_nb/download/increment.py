@@ -278,18 +278,18 @@ class Downloader:
     def _stopped(self) -> DownloadError:
         return DownloadError(
             f"the download of order {self.order_id} was stopped; the next one goes on after the "
-            f"{counted(len(self.records.arrived), 'file')} in place"
+            f"{counted(len(self.records.placed), 'file')} in place"
         )
 
     def _result(self, plan: Plan, problems: Mapping[int, Failure]) -> DownloadResult:
         """Record what failed, and return or raise what came of it."""
         planned = {record.file_id for record in (*plan.missing, *plan.zipped, *plan.to_gather)}
-        if not planned <= self.records.arrived:
+        if not planned <= self.records.placed:
             # another download of the same order may have fetched them
             self.records.read()
         lost = [record for record in self.records.of(planned) if not record.in_place]
-        self.records.arrived |= planned - {record.file_id for record in lost}
-        placed = self.records.of(self.records.arrived)
+        self.records.placed |= planned - {record.file_id for record in lost}
+        placed = self.records.of(self.records.placed)
         if lost:
             self._failed.update(record.file_id for record in lost)
             reasons = {file_id: failure.reason for file_id, failure in problems.items()}

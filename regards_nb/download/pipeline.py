@@ -115,8 +115,8 @@ class _Pipeline:
         outcome = self._extractor.finish(failure)
         if self._copy is not None and (zipped := self._extractor.zipped):
             if failure is None:
-                verified = CheckedFile(self._copy.finish(), zipped, None, self._copy.name)
-                self._context.publisher.add([verified])
+                checked = CheckedFile(self._copy.finish(), zipped, None, self._copy.name)
+                self._context.publisher.add([checked])
             else:
                 self._context.manifest.reopen(zipped)
         return outcome

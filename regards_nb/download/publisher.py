@@ -71,7 +71,7 @@ class Publisher:
         self._placed: list[FileRecord] = []
         #: Names that other files had, and the names that were given instead.
         self.renamed: dict[str, str] = {}
-        # In a context of their own: a stop gives uploads that have begun a moment.
+        # Without the caller's stop events: uploads that have begun may still end in `_STOP_S`.
         self._jobs = [
             Context().run(in_thread, self._run, "regards-nb-publisher")
             for _ in range(workspace.parallel)
@@ -201,7 +201,7 @@ class Publisher:
         name, is_created = self._place(name, content)
         path = self._workspace.files.join(name)
         fetched_at_us = time.time_ns() // 1000 if is_created else None
-        # By place: `_replace` takes three times as long, and there may be 10,000 files.
+        # By position: `_replace` takes three times as long, and there may be 10,000 files.
         return [
             FileRecord(
                 record.order_id,

@@ -63,7 +63,7 @@ class OrderRecords:
         #: Ids of the files that the last manifest names.
         self.listed: set[int] = set()
         #: Ids of the files that got their final name since the last manifest.
-        self.arrived: set[int] = set()
+        self.placed: set[int] = set()
         #: Paths of recorded files that failed the check, or that are fetched once more.
         self.suspect: set[str] = set()
         self.read()
@@ -86,7 +86,7 @@ class OrderRecords:
         self._use_originals([record for record in wrong if record.md5])
 
     def _use_originals(self, wrong: list[FileRecord]) -> None:
-        """Record verified files whose copies in another folder, which were recorded, are gone."""
+        """Record the verified files of the workspace whose recorded copies elsewhere are gone."""
         if not wrong or self._originals is None:
             return
         start = _start_of(self._originals())
@@ -121,7 +121,7 @@ class OrderRecords:
         listed = {row.file_id: row for row in rows}
         self._save([row for row in listed.values() if self._is_news(row)])
         self.listed = set(listed)
-        self.arrived = set()
+        self.placed = set()
 
     def mark_missing(self, records: Iterable[FileRecord]) -> list[FileRecord]:
         """Record that files differ from the verified ones; return their new records."""
@@ -132,7 +132,7 @@ class OrderRecords:
     def save(self, records: list[FileRecord]) -> None:
         """Record where files are now."""
         self._save(records)
-        self.arrived.update(record.file_id for record in records if record.path is not None)
+        self.placed.update(record.file_id for record in records if record.path is not None)
 
     def _save(self, records: list[FileRecord]) -> None:
         if records:

@@ -192,7 +192,7 @@ def read_zip(blocks: Iterable[bytes]) -> Iterator[EntryBytes]:
         damage = None
         if stated_crc != crc:
             damage = f"the CRC-32 is {crc:08x}, the zip states {stated_crc:08x}"
-        yield EntryBytes(name, held, True, damage)  # noqa: FBT003 - faster by place
+        yield EntryBytes(name, held, True, damage)  # noqa: FBT003 - faster by position
     _check_directory(stream, entries)
 
 

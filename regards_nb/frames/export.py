@@ -106,12 +106,12 @@ def write_frames(frames: Mapping[str, pd.DataFrame], folder: Path, kind: str) ->
 def _written(frame: pd.DataFrame, path: Path) -> Path:
     """Write a frame to a file; if that fails, an earlier file stays as it was."""
     flat = with_names_as_columns(frame)
-    part = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.part")
     if path.suffix == ".csv":
-        _without_formulas(flat).to_csv(part, index=False)
+        _without_formulas(flat).to_csv(temporary, index=False)
     else:
-        flat.to_parquet(part, index=False)
-    return part.replace(path)
+        flat.to_parquet(temporary, index=False)
+    return temporary.replace(path)
 
 
 def _without_formulas(frame: pd.DataFrame) -> pd.DataFrame:

@@ -225,8 +225,8 @@ class Attempt(NamedTuple):
 
     #: How many messages append() was given.
     covered: int
-    #: Of these, the batches that an earlier try had written, and the messages to write.
-    there: list[Batch]
+    #: Of these, the batches that an earlier try had committed, and the messages to write.
+    committed: list[Batch]
     new: Sequence[Delivery]
 
 
@@ -240,11 +240,11 @@ def committed_before(
     """
     query = SELECT_BATCHES.where(batches.c.session_id == session_id, batches.c.last_id > after_id)
     rows = connection.execute(query.order_by(batches.c.last_id))
-    there = [read_batch(row, after_id) for row in rows]
-    messages = _messages(there)
+    committed = [read_batch(row, after_id) for row in rows]
+    messages = _messages(committed)
     for attempt in attempts:
-        if messages and messages == [*_messages(attempt.there), *attempt.new]:
-            return there, attempt.covered
+        if messages and messages == [*_messages(attempt.committed), *attempt.new]:
+            return committed, attempt.covered
     return [], 0
 
 

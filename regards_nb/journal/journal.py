@@ -229,23 +229,23 @@ class Journal:
             # Here, because the files cannot be replaced by others during the transaction.
             self._check_session(session_id)
             generation = self._database.generation
-            rows, there = RowReader(connection), list[Batch]()
+            rows, committed = RowReader(connection), list[Batch]()
             new = deliveries
             if stream is not None:
                 new = unseen_offsets(connection, stream, deliveries)
             else:
                 if attempts:
-                    known_id = self._newest_of.get(session_id, 0)
-                    there, covered = committed_before(connection, session_id, known_id, attempts)
+                    last_id = self._newest_of.get(session_id, 0)
+                    committed, covered = committed_before(connection, session_id, last_id, attempts)
                     new = deliveries[covered:]
                 if choose is not None:
                     new = choose(rows, new)
                 # a copy: the caller may add messages to its list before it calls again
-                attempts.append(Attempt(len(deliveries), there, tuple(new)))
+                attempts.append(Attempt(len(deliveries), committed, tuple(new)))
             inserted = insert(connection, session_id, new, rows.last_id)
             if inserted and (generation, inserted[0].first_id) <= self._newest:
                 raise _RowsRemovedError
-            return there + inserted
+            return committed + inserted
 
         try:
             written = self._database.write(insert_new, patience_s=0)

@@ -145,7 +145,7 @@ class Silence:
         self._wait = ExitStack()
         self._since_s, self._end_s = time.monotonic(), math.inf
 
-    def is_too_long(self) -> str:
+    def why_given_up(self) -> str:
         """Return why the connection is given up, or an empty text; say what the call waits for."""
         if self._end_s == math.inf:
             self._end_s = self._server.end_s(self._since_s, has_answered=self._has_answered)

@@ -1,4 +1,4 @@
-"""What protects the connections of a journal from other threads and Ctrl-C, and limits waits."""
+"""Protects the connections of a journal from other threads and Ctrl-C, and limits waits."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class _Use:
 class ConnectionUseLock:
     """Many threads use the connections, or one closes them and opens others.
 
-    A use takes no lock: each message on its way to a row needs several.
+    A use takes no lock, to be fast: each message on its way to a row needs several uses.
     """
 
     def __init__(self) -> None:
@@ -161,7 +161,7 @@ class Outage:
         self._since_s = min([self._since_s, self._met_s, *self._begun])
 
     def give_up(self) -> None:
-        """Note that a call has waited in vain: what else it does fails at once, for a while."""
+        """Note that a call has waited in vain: its next uses of the journal fail without a wait."""
         self._given_up_in = this_call() or self._given_up_in
 
     def is_given_up(self) -> bool:

@@ -53,7 +53,7 @@ class WatchedConnection(psycopg.Connection[Any]):
                         silence.over()
                     # A connection that listens is silent without being asked.
                     elif self.pgconn.transaction_status == TransactionStatus.ACTIVE and (
-                        error := silence.is_too_long()
+                        error := silence.why_given_up()
                     ):
                         self.pgconn.finish()
                         raise psycopg.OperationalError(error)

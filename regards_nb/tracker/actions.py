@@ -69,9 +69,8 @@ class OrderActions:
     def act_on_all(self, action: str, keys: list[OrderKey], **details: Any) -> list[OrderKey]:
         """Act on several orders, also after an error; return their keys.
 
-        The first error is raised that is more than a refusal of one order. Where several orders
-        were meant, its text names all that failed. The line at Ctrl-C says which orders were acted
-        on.
+        Raises the first error that is no NotAllowedError, else the first. Where several orders were
+        meant, its text names all that failed. The line at Ctrl-C says which orders were acted on.
         """
         if not keys:
             say(f"nothing to {action}: no order is selected")
@@ -161,7 +160,7 @@ class OrderActions:
         return self._shared.frames.key_of(order_id) or key
 
     def begin(self, action: str, key: OrderKey) -> None:
-        """Do it in the background; keep an error for the display and the next call."""
+        """Act on one order in the background; keep an error for the display and the next call."""
         number = self._shared.state(key).order_id
         what = f"to {action} order {key.correlation_id if number is None else number}"
         future = self._threads.submit(partial(self.act, action, key))

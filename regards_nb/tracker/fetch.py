@@ -480,7 +480,7 @@ def settings_for_workers(
     tenant: str,
     workspace: Place,
 ) -> WorkerSettings:
-    """Return what travels to the workers of an executor.
+    """Return what is sent to the workers of an executor.
 
     SettingsError: workers could not make the same client and journal, or not reach the same files.
     """

@@ -68,7 +68,7 @@ SILENCE_S = 900.0
 #: What messages tell, and REST only where they did not come.
 _ANNOUNCED = frozenset({OrderStatus.SUBORDER_DONE, OrderStatus.DONE, OrderStatus.FAILED})
 FIRST_RETRY_S = 30.0
-#: Maximum time to find out whether an error has healed.
+#: Maximum time to find out whether the cause of an error has ended.
 _CHECK_S = 5.0
 #: The source of the note on messages that do not come.
 _UNHEARD = "messages that only REST told"

@@ -192,7 +192,7 @@ class BackgroundErrors:
     ) -> None:
         """Keep *error*, which ended *what*; `withdraw` takes the *source*, by default *what*.
 
-        *check_again* is called before a call raises the error, and withdraws one that has healed.
+        *check_again* is called before a call raises the error, and withdraws one that is over.
         *said_of* returns the end of the text, for all orders to which this error has come.
         """
         text = f"{what}: {_described(what, error)}{where}"
