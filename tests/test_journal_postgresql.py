@@ -15,7 +15,7 @@ import pandas as pd
 import psycopg
 import pytest
 import sqlalchemy as sa
-from conftest import interrupted_after, until
+from conftest import client_of, interrupted_after, until
 from postgresql import PrivatePostgreSQL
 from strategies import delivery
 from test_consumer import LIMIT_S, nothing, numbers, publish
@@ -29,7 +29,7 @@ from regards_nb.waits import limited, user_call
 if TYPE_CHECKING:
     from conftest import Admin
 
-    from regards_nb.simulator import PrivateBroker
+    from regards_nb.simulator import PrivateBroker, Simulator
 
 
 def demo(broker: PrivateBroker, journal: str, folder: Path, **options: Any) -> OrderTracker:
@@ -406,6 +406,29 @@ def test_submit_gives_a_server_up_that_does_not_answer(
         assert told[0].endswith(", at most 5 s")
 
 
+def test_the_time_limit_of_submit_each_ends_its_look_for_earlier_orders(
+    postgresql: PrivatePostgreSQL, simulator: Simulator, tmp_path: Path
+) -> None:
+    """It asks the journal which rows were ordered before, and the server does not answer."""
+    with (
+        OrderTracker(
+            client=client_of(simulator),
+            journal=postgresql.new_database(),
+            workspace=tmp_path / "orders",
+        ) as tracker,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        assert tracker.client is not None
+        table = tracker.client.search("dataset:SWOT_PASS_012")
+        patch.setattr(Server, "silence_s", 10 * LIMIT_S)
+        patch.setattr(Database, "restart_patience_s", 10 * LIMIT_S)
+        with ThreadPoolExecutor(1) as pool, postgresql.suspended():
+            waiting = pool.submit(tracker.submit_each, table, timeout_s=1.0)
+            with pytest.raises(JournalError, match="Check that the server runs"):
+                waiting.result(LIMIT_S)
+        patch.undo()
+
+
 def test_the_consumer_goes_on_after_a_server_that_did_not_answer(
     admin: Admin, postgresql: PrivatePostgreSQL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -479,8 +502,14 @@ def test_a_call_that_waits_outlasts_a_server_that_is_away_for_long(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """It says what it cannot read, as other calls do with an error, and ends with its order."""
-    with demo(broker, postgresql.new_database(), tmp_path, suborder_pause_s=0.3) as tracker:
+    with demo(broker, postgresql.new_database(), tmp_path, suborder_pause_s=3.0) as tracker:
         table = tracker.client.search("dataset:SWOT_PASS_012").head(1)
+        said: list[str] = []
+
+        def is_said(text: str) -> bool:
+            said.extend(capfd.readouterr())
+            return text in "".join(said)
+
         called = {
             "wait": lambda: order.wait(timeout_s=60),
             "wait_async": lambda: asyncio.run(tracker.wait_async(order, timeout_s=60)),
@@ -488,10 +517,10 @@ def test_a_call_that_waits_outlasts_a_server_that_is_away_for_long(
         }
 
         def outage() -> None:
-            until(lambda: len(tracker.events) > 0)
+            until(lambda: is_said("running"))  # the wait has begun
             postgresql.kill()
             try:
-                until(lambda: "The wait goes on" in "".join(capfd.readouterr()))
+                until(lambda: is_said("The wait goes on"))
             finally:
                 postgresql.start()
 

@@ -50,8 +50,9 @@ _log = logging.getLogger("regards_nb")
 SUBORDERS_PER_USER = 2
 #: How often a waiting thread looks for what other processes have written, without a signal.
 LOOK_S = 0.5
-#: How long a view waits for the server of a journal before it shows what is known.
-ANSWER_S = 1.0
+#: How long a view waits for the server of a journal before it shows what is known, and how long
+#: while a thread in the background knows that it does not answer.
+_ANSWER_S, _LATER_ANSWER_S = 1.0, 0.1
 #: A process that downloads an order has no lease for a moment between two of its sub-orders.
 _BETWEEN_SUBORDERS_S = 2.0
 
@@ -413,6 +414,13 @@ class Shared:
     #: The calls that ask for orders, those of the background and of the user.
     asking: Calls = field(default_factory=Calls)
 
+    def read_news(self, *, exact: bool = False) -> None:
+        """Read what is new in the journal; a server that does not answer is not waited for long."""
+        self.frames.refresh(exact=exact, answer_s=self._answer_s())
+
+    def _answer_s(self) -> float:
+        return _LATER_ANSWER_S if self.journal.server_is_away() else _ANSWER_S
+
     @contextmanager
     def as_known(self, wanted: Wanted) -> Iterator[tuple[list[OrderKey] | None, States]]:
         """Read what is new in the journal; in the block, and in an outage, it is not asked.
@@ -420,8 +428,8 @@ class Shared:
         The block gets the keys of the orders that a view wants, and their states.
         """
         try:
-            self.frames.refresh(exact=False, answer_s=ANSWER_S)
-            with within(ANSWER_S):
+            self.read_news()
+            with within(self._answer_s()):
                 self.holders.look()
         except JournalError:
             if not self.journal.server_is_away():

@@ -117,6 +117,10 @@ class TableOrders(WaitingCall):
         for request in self._wanted:
             request.check()
         self._life.require_running()
+        with limited(self._deadline_s):
+            self._plan()
+
+    def _plan(self) -> None:
         self._bases = {each.label or "" for each in self._wanted}
         attempts = self._submission.labelled(partial(_is_attempt, self._bases))
         named = [(self._named(request, attempts), request.label or "") for request in self._wanted]

@@ -32,8 +32,8 @@ from regards_nb.tracker.blocking import HOW_WITHOUT_CLIENT
 from regards_nb.tracker.life import RUNNING
 from regards_nb.tracker.rounds import AskingMeanwhile
 from regards_nb.tracker.selection import called, names_in
-from regards_nb.tracker.shared import ANSWER_S, LOOK_S
-from regards_nb.waits import ended_by, in_cell, in_thread, is_after_stop, limited, told
+from regards_nb.tracker.shared import LOOK_S
+from regards_nb.waits import ended_by, in_cell, in_thread, is_after_stop, limited, told, unasked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -59,6 +59,8 @@ _ADVICE = "wait(download=True)"
 _ASYNC_PAUSE_S = 0.005
 #: Minimum time between two lines on the same server of the journal.
 _AGAIN_S = 5.0
+#: How often a wait asks the server of the journal for what is new.
+_ASK_JOURNAL_S = 1.0
 _INSTEAD = "Use `await tracker.wait_async()`, which nests nothing, or wait() without run_loop"
 _REST_MISSING = (
     "REGARDS sends no message when an order expires, is cancelled on the web page or fails by a "
@@ -94,6 +96,8 @@ class WaitingCall:
         self._asked = asked
         self._timeout_s = timeout_s
         self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        #: When the server of the journal is asked again.
+        self._ask_journal_s = 0.0
         #: The orders whose downloads Ctrl-C has ended.
         self._ended: list[int] = []
         self._left = threading.Event()
@@ -143,13 +147,24 @@ class WaitingCall:
         seen = -1
         while True:
             with self._outlasting_outages(view):
-                self._shared.frames.refresh(exact=False, answer_s=ANSWER_S)
-                if self.is_over():
+                if self._is_over_now():
                     return
                 self.proceed()
                 self._look()
                 view.refresh(note=self.note())
             seen = self._shared.signal.wait(seen, LOOK_S)
+
+    def _is_over_now(self) -> bool:
+        """Read what is new, and return whether the wait is over.
+
+        A server of the journal is asked now and then although it notifies of what is new: nothing
+        else shows soon that it does not answer.
+        """
+        is_due = time.monotonic() >= self._ask_journal_s
+        self._shared.read_news(exact=is_due)
+        if is_due:
+            self._ask_journal_s = time.monotonic() + _ASK_JOURNAL_S
+        return self.is_over()
 
     @contextmanager
     def _outlasting_outages(self, view: WaitDisplay) -> Iterator[None]:
@@ -176,7 +191,9 @@ class WaitingCall:
 
     def _keep_time_limit(self) -> None:
         if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
-            raise WaitTimeoutError(f"after {self._timeout_s:g} s, {self._told_at_limit()}")
+            with unasked():
+                text = self._told_at_limit()
+            raise WaitTimeoutError(f"after {self._timeout_s:g} s, {text}")
 
 
 class Wait(WaitingCall):
@@ -306,16 +323,16 @@ class Wait(WaitingCall):
             await asyncio.sleep(_ASYNC_PAUSE_S)
 
     async def _is_over_beside_loop(self) -> bool:
-        """Return `is_over`; a server of the journal that does not answer blocks no event loop."""
+        """Return `_is_over_now`; a journal that does not answer blocks no event loop."""
         journal = self._shared.journal
         if not journal.is_on_server:
-            return self.is_over()
+            return self._is_over_now()
 
         def tell() -> None:
             if text := journal.obstacle():
                 told(text, math.inf, again_s=_AGAIN_S)
 
-        return await self._beside_loop(self.is_over, tell)
+        return await self._beside_loop(self._is_over_now, tell)
 
     async def _beside_loop(self, job: Callable[[], _T], meanwhile: Callable[[], object]) -> _T:
         """Run a part of the wait in a thread, and *meanwhile* now and then in the event loop."""
