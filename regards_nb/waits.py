@@ -133,13 +133,18 @@ def awaited(
 
 
 @contextmanager
-def limited(deadline_s: float | None) -> Iterator[None]:
-    """End at *deadline_s*, on the monotonic clock, what the block awaits; None: no limit."""
-    token = _deadline_s.set(math.inf if deadline_s is None else deadline_s)
+def _having(variable: ContextVar[_Result], value: _Result) -> Iterator[None]:
+    """Give a variable of the context a value in the block."""
+    token = variable.set(value)
     try:
         yield
     finally:
-        _deadline_s.reset(token)
+        variable.reset(token)
+
+
+def limited(deadline_s: float | None) -> AbstractContextManager[None]:
+    """End at *deadline_s*, on the monotonic clock, what the block awaits; None: no limit."""
+    return _having(_deadline_s, math.inf if deadline_s is None else deadline_s)
 
 
 def within(limit_s: float) -> AbstractContextManager[None]:
@@ -156,14 +161,9 @@ def time_left_s() -> float:
     return min(left_s, _MOMENT_S) if is_stopped and _call.get() is not _outside else left_s
 
 
-@contextmanager
-def unasked() -> Iterator[None]:
+def unasked() -> AbstractContextManager[None]:
     """Take in the block what was read of a journal before: its server may not answer."""
-    token = _is_unasked.set(True)
-    try:
-        yield
-    finally:
-        _is_unasked.reset(token)
+    return _having(_is_unasked, value=True)
 
 
 def is_unasked() -> bool:
@@ -171,14 +171,9 @@ def is_unasked() -> bool:
     return _is_unasked.get()
 
 
-@contextmanager
-def ended_by(stop: threading.Event | None) -> Iterator[None]:
+def ended_by(stop: threading.Event | None) -> AbstractContextManager[None]:
     """End the requests, pauses and logins of the block once *stop* is set."""
-    token = _stops.set(_stops.get() if stop is None else (*_stops.get(), stop))
-    try:
-        yield
-    finally:
-        _stops.reset(token)
+    return _having(_stops, _stops.get() if stop is None else (*_stops.get(), stop))
 
 
 def is_stopped() -> bool:
@@ -379,24 +374,16 @@ def user_call() -> Iterator[None]:
         call.is_over = call is not outer
 
 
-@contextmanager
-def users_code() -> Iterator[None]:
+def users_code() -> AbstractContextManager[None]:
     """Run code of the user inside of a call: its calls are calls of their own."""
-    token = _call.set(_outside)
-    try:
-        yield
-    finally:
-        _call.reset(token)
+    return _having(_call, _outside)
 
 
 @contextmanager
 def unspoken() -> Iterator[None]:
     """Say nothing in a block that a thread of the user runs for a call of another thread."""
-    token = _call.set(_Call(None, math.inf))
-    try:
+    with _having(_call, _Call(None, math.inf)):  # a new one each time: this is a decorator, too
         yield
-    finally:
-        _call.reset(token)
 
 
 @contextmanager
@@ -432,6 +419,7 @@ def is_after_stop(error: BaseException | None) -> bool:
 
 
 def _stop_before(error: BaseException | None) -> BaseException | None:
+    """Return that Ctrl-C, or that end of a task."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return None if error is _call.get().handled else error
