@@ -58,7 +58,6 @@ class Downloads:
     """Responds to downloads and updates the states of the files."""
 
     service: Service
-    faults: Faults
     zip_level: int
     #: Whether a second zip of an order may start while one runs. REGARDS has refused that since
     #: 2.1; its answer is not documented, 409 is a guess.
@@ -79,7 +78,7 @@ class Downloads:
         ]
         with self.service.changing():
             files = order.available()
-        raw = self.faults.take(RawZip, order_id=order.order_id)
+        raw = self.service.faults.take(RawZip, order_id=order.order_id)
         if raw is None and not files:
             return Response(status=204, headers=headers)
         with self.service.changing():
@@ -91,7 +90,7 @@ class Downloads:
             content = of_path(raw.source) if isinstance(raw.source, Path) else of_bytes(raw.source)
             pieces, saves_states = content.chunks, raw.saves_states
         else:
-            archive = Archive(files, self.faults, made_at=now, level=self.zip_level)
+            archive = Archive(files, self.service.faults, made_at=now, level=self.zip_level)
             pieces, saves_states, problems = archive.pieces, archive.saves_states, archive.problems
         response = Response(
             status=200,
@@ -100,7 +99,7 @@ class Downloads:
             served=self._saving(order.order_id, files, problems) if saves_states else None,
             finished=lambda: self._sent(order.order_id),
         )
-        if (fault := self.faults.take(CutZip, order_id=order.order_id)) is not None:
+        if (fault := self.service.faults.take(CutZip, order_id=order.order_id)) is not None:
             response.ending = fault.ending
             response.limit_bytes = fault.after_bytes
             if fault.after_bytes is None:
@@ -119,7 +118,7 @@ class Downloads:
 
         def save() -> None:
             self.served_files += len(files)
-            late = self.faults.take(LateSave, order_id=order_id)
+            late = self.service.faults.take(LateSave, order_id=order_id)
             self.service.downloaded(files, problems, late_s=late.delay_s if late else 0)
 
         return save
@@ -145,12 +144,12 @@ class Downloads:
         return response
 
     def _file(self, spec: FileSpec, order_id: int | None) -> Response:
-        refusal = self.faults.take(StorageRefuses, order_id=order_id, name=spec.name)
+        refusal = self.service.faults.take(StorageRefuses, order_id=order_id, name=spec.name)
         if refusal is not None:
             content_type = [("Content-Type", refusal.content_type)]
             return Response(status=refusal.status, body=refusal.body, headers=content_type)
         chunks = spec.source.chunks()
-        if self.faults.take(CorruptFile, order_id=order_id, name=spec.name):
+        if self.service.faults.take(CorruptFile, order_id=order_id, name=spec.name):
             chunks = _corrupted(chunks)
         # Without characters that would end the header.
         name = "".join(c if c.isprintable() and c != '"' else "_" for c in spec.name)
@@ -163,7 +162,7 @@ class Downloads:
             stream=in_blocks(chunks),
             length_bytes=None if spec.reference else spec.source.size_bytes,
         )
-        cut = self.faults.take(CutFile, order_id=order_id, name=spec.name)
+        cut = self.service.faults.take(CutFile, order_id=order_id, name=spec.name)
         if cut is not None:
             response.limit_bytes, response.ending = cut.after_bytes, cut.ending
         return response

@@ -33,6 +33,8 @@ class FieldType(Enum):
 class QueryError(ValueError):
     """The catalogue refuses the query; the text is that of REGARDS where it is known."""
 
+    query = ""
+
 
 Values = Mapping[str, Any]
 Criterion = Callable[[Values], bool]
@@ -67,7 +69,11 @@ def criterion(text: str, fields: Mapping[str, FieldType], *, tenant: str) -> Cri
     *fields* are those that the catalogue knows; attributes also match with ``properties.`` before.
     QueryError: REGARDS refuses the query.
     """
-    return _Parser(text, fields, tenant).query()
+    try:
+        return _Parser(text, fields, tenant).query()
+    except QueryError as exc:
+        exc.query = text
+        raise
 
 
 class _Parser:

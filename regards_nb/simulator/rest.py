@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -15,13 +14,13 @@ from regards_nb.simulator.lifecycle import Action, FileState, ServerStatus
 from regards_nb.simulator.login import spring_error
 from regards_nb.simulator.query import QueryError
 from regards_nb.simulator.server import HttpError, Response, error, iso_time, json_response
+from regards_nb.simulator.service import ORDERS_PATH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from regards_nb.simulator.catalogue import Product
     from regards_nb.simulator.downloads import Downloads
-    from regards_nb.simulator.faults import Faults
     from regards_nb.simulator.lifecycle import Order, OrderFile
     from regards_nb.simulator.login import Login
     from regards_nb.simulator.server import Request
@@ -32,7 +31,6 @@ _MAX_CORRELATION_ID = 255
 #: Spring's limit for one page.
 _MAX_PAGE_SIZE = 2000
 
-_ORDERS = "/api/v1/rs-order/user/orders"
 _FILES = "/api/v1/rs-order/orders"
 _BASKET = "/api/v1/rs-order/order/basket"
 _CATALOGUE = "/api/v1/rs-catalog"
@@ -45,11 +43,11 @@ _URN = r"(?P<urn>URN:[\w:.-]+)"
 _GET = ("GET", "HEAD")
 
 _ACTIONS = {
-    Action.PAUSE: ("PUT", f"{_ORDERS}/pause/{{id}}"),
-    Action.RESUME: ("PUT", f"{_ORDERS}/resume/{{id}}"),
-    Action.DELETE: ("DELETE", f"{_ORDERS}/{{id}}"),
-    Action.RESTART: ("POST", f"{_ORDERS}/{{id}}/restart"),
-    Action.RETRY: ("PUT", f"{_ORDERS}/{{id}}/retry"),
+    Action.PAUSE: ("PUT", f"{ORDERS_PATH}/pause/{{id}}"),
+    Action.RESUME: ("PUT", f"{ORDERS_PATH}/resume/{{id}}"),
+    Action.DELETE: ("DELETE", f"{ORDERS_PATH}/{{id}}"),
+    Action.RESTART: ("POST", f"{ORDERS_PATH}/{{id}}/restart"),
+    Action.RETRY: ("PUT", f"{ORDERS_PATH}/{{id}}/retry"),
 }
 
 Json = dict[str, Any]
@@ -105,10 +103,6 @@ class Rest:
     service: Service
     login: Login
     downloads: Downloads
-    faults: Faults
-    #: Returns the host of links, which an administrator configures, and which can differ from the
-    #: host of this server (protocol.md 1.1).
-    host: Callable[[], str]
     #: URNs of products on tape that were restored.
     restored: set[str] = field(default_factory=set)
 
@@ -130,14 +124,15 @@ class Rest:
         if endpoint.route is Route.FILE:
             file = self.service.files.get(number)
             order_id, name = (file.order_id, file.spec.name) if file else (None, None)
-        reply = self.faults.take(Reply, order_id=order_id, name=name, route=endpoint.route)
+        faults, route = self.service.faults, endpoint.route
+        reply = faults.take(Reply, order_id=order_id, name=name, route=route)
         try:
             if reply is not None:
                 response = _given_response(reply)
             else:
                 user = (
                     ""
-                    if endpoint.route is Route.TOKEN
+                    if route is Route.TOKEN
                     else self.login.user(request, is_public=endpoint.is_public)
                 )
                 call = _Call(
@@ -151,7 +146,9 @@ class Rest:
                 response = endpoint.respond(self, call)
         except HttpError as exc:
             response = exc.response
-        response.slow = self.faults.take(Slow, order_id=order_id, name=name, route=endpoint.route)
+        except QueryError as exc:
+            response = error(400, f"q={exc.query}. Cause: {exc}")
+        response.slow = faults.take(Slow, order_id=order_id, name=name, route=route)
         return response
 
     @_serves("/api/v1/rs-authentication/oauth/token", Route.TOKEN, methods=("POST",))
@@ -175,7 +172,7 @@ class Rest:
             raise HttpError(error(403))
         return order
 
-    @_serves(f"{_ORDERS}/apply", Route.APPLY, methods=("POST",))
+    @_serves(f"{ORDERS_PATH}/apply", Route.APPLY, methods=("POST",))
     def apply(self, call: _Call) -> Response:
         """Grant or refuse an order."""
         fields = call.request.json()
@@ -195,13 +192,13 @@ class Rest:
         )
         return json_response(422 if result.refusal else 200, _resource(result.fields))
 
-    @_serves(_ORDERS, Route.ORDERS)
+    @_serves(ORDERS_PATH, Route.ORDERS)
     def orders(self, call: _Call) -> Response:
         """List the user's orders."""
         orders = self.service.orders_of(call.user)
         return _page(call, orders, default_size=20, show=self._order_dto)
 
-    @_serves(f"{_ORDERS}/{_ID}", Route.ORDER)
+    @_serves(f"{ORDERS_PATH}/{_ID}", Route.ORDER)
     def order(self, call: _Call) -> Response:
         """Show one order."""
         order = self._own_order(call)
@@ -223,7 +220,7 @@ class Rest:
 
     # -- files
 
-    @_serves(f"{_ORDERS}/{_ID}/download", Route.ZIP)
+    @_serves(f"{ORDERS_PATH}/{_ID}/download", Route.ZIP)
     def zip(self, call: _Call) -> Response:
         """Send the available files as a zip. REGARDS does not check the owner here."""
         return self.downloads.zip(self._order(call, f"Order {call.number} not found"))
@@ -257,32 +254,26 @@ class Rest:
 
     # -- the catalogue
 
-    def _found(self, call: _Call) -> list[Product]:
-        with _query_errors(call.query):
-            return self.service.catalogue.search(call.query)
-
     @_serves(f"{_SEARCH}/dataobjects/search", Route.CATALOGUE, is_public=True)
     def search(self, call: _Call) -> Response:
         """Search products."""
-        host = self.host()
         return _page(
             call,
-            self._found(call),
+            self.service.catalogue.search(call.query),
             default_size=20,
-            show=lambda each: _resource(each.feature(host)),
+            show=lambda each: _resource(each.feature(self.service.host())),
         )
 
     @_serves(f"{_SEARCH}/datasets/search", Route.CATALOGUE, is_public=True)
     def search_datasets(self, call: _Call) -> Response:
         """Search data sets."""
-        with _query_errors(call.query):
-            datasets = self.service.catalogue.search_datasets(call.query)
+        datasets = self.service.catalogue.search_datasets(call.query)
         return _page(call, datasets, default_size=20, show=lambda each: _resource(each.feature()))
 
     @_serves(f"{_LEGACY}/dataobjects/search/attributes", Route.CATALOGUE, is_public=True)
     def attributes(self, call: _Call) -> Response:
         """List the attributes of the products that match a query."""
-        models = attribute_models() if self._found(call) else []
+        models = attribute_models() if self.service.catalogue.search(call.query) else []
         return json_response(200, [_resource(each) for each in models])
 
     @_serves(
@@ -295,9 +286,7 @@ class Rest:
         for part in fields.get("requests") or ():
             terms = (part.get("searchParameters") or {}).get("q") or ()
             query = " AND ".join(f"({each})" for each in terms if each)
-            with _query_errors(query):
-                found = self.service.catalogue.search(query)
-            products.update((each.urn, each) for each in found)
+            products.update((each.urn, each) for each in self.service.catalogue.search(query))
         types = fields.get("dataTypes") or ()
         return json_response(200, self.service.catalogue.summary(products.values(), types))
 
@@ -413,20 +402,20 @@ class Rest:
 
     def _links(self, order: Order) -> list[Json]:
         """Return the links of an order: one for each action that is allowed now."""
-        links = {"self": f"{_ORDERS}/{order.order_id}", "list": _ORDERS}
+        paths = {"self": f"{ORDERS_PATH}/{order.order_id}", "list": ORDERS_PATH}
         if order.status is not ServerStatus.DELETED and order.available():
-            links["download"] = download_path(order.order_id)
+            paths["download"] = f"{ORDERS_PATH}/{order.order_id}/download"
         for action, (_, path) in _ACTIONS.items():
             if lifecycle.refusal(order, action) is None:
-                links[action.value] = path.format(id=order.order_id)
-        return [{"rel": rel, "href": self.host() + path} for rel, path in links.items()]
+                paths[action.value] = path.format(id=order.order_id)
+        return [{"rel": rel, "href": self.service.host() + path} for rel, path in paths.items()]
 
     def _available_dto(self, file: OrderFile) -> Json:
         content = {
             "id": file.file_id,
             "productId": file.spec.product_id,
             "version": 1,
-            "downloadUrl": f"{self.host()}{_FILES}/files/{file.file_id}",
+            "downloadUrl": f"{self.service.host()}{_FILES}/files/{file.file_id}",
             "mimeType": file.spec.mime_type,
             "checksum": self._checksum(file),
             "filesize": _size_bytes(file),
@@ -455,7 +444,7 @@ class Rest:
     def _checksum(self, file: OrderFile) -> str | None:
         if file.spec.reference or not file.spec.has_checksum:
             return None
-        wrong = self.faults.take(WrongChecksum, order_id=file.order_id, name=file.spec.name)
+        wrong = self.service.faults.take(WrongChecksum, order_id=file.order_id, name=file.spec.name)
         return wrong.md5 if wrong else file.spec.source.md5
 
 
@@ -463,11 +452,6 @@ for _action, (_method, _path) in _ACTIONS.items():
     _serves(_path.format(id=_ID), Route.ACTION, methods=(_method,))(
         partial(Rest.act, action=_action)
     )
-
-
-def download_path(order_id: int) -> str:
-    """Return the path of an order's zip."""
-    return f"{_ORDERS}/{order_id}/download"
 
 
 def _size_bytes(file: OrderFile) -> int | None:
@@ -498,15 +482,6 @@ def _page(
     }
     content = [show(item) for item in items[number * size : (number + 1) * size]]
     return json_response(200, {"metadata": metadata, "content": content, "links": []})
-
-
-@contextmanager
-def _query_errors(query: str) -> Iterator[None]:
-    """Raise the error of a refused query as the response that says so."""
-    try:
-        yield
-    except QueryError as exc:
-        raise HttpError(error(400, f"q={query}. Cause: {exc}")) from exc
 
 
 def _given_response(reply: Reply) -> Response:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from regards_nb.simulator.faults import Faults
     from regards_nb.simulator.plans import FileSpec
 
+ORDERS_PATH = "/api/v1/rs-order/user/orders"
 _ORDER_LIFETIME = timedelta(days=3)
 
 # Gson escapes these by default, for text inside of HTML and JavaScript.
@@ -114,7 +115,7 @@ class Service:
         tenant: str,
         faults: Faults,
         publish: Callable[[Message], None],
-        order_link: Callable[[int], str],
+        host: Callable[[], str],
         suborder_pause_s: float,
         counted: bool,
     ) -> None:
@@ -122,9 +123,11 @@ class Service:
         self.catalogue = Catalogue(seed=seed, tenant=tenant)
         #: Queries for the products in the web basket of each user.
         self.baskets: dict[str, list[str]] = {}
-        self._faults = faults
+        self.faults = faults
         self._publish = publish
-        self._order_link = order_link
+        #: Returns the host of links, which an administrator configures, and which can differ from
+        #: the host of the server (protocol.md 1.1).
+        self.host = host
         self._pause_s = suborder_pause_s
         self._counted = counted
         #: Orders and files by their ids.
@@ -251,7 +254,7 @@ class Service:
             expires_at=now + _ORDER_LIFETIME,
         )
         for fault in plan.faults:
-            self._faults.add(replace(fault, order_id=order_id))
+            self.faults.add(replace(fault, order_id=order_id))
         self.orders[order_id] = order
         self.files.update((file.file_id, file) for file in order.files)
         return order
@@ -266,6 +269,10 @@ class Service:
         return SubOrder(sub_order_id=next(self._numbers["sub"]), files=files)
 
     # -- reading orders
+
+    def download_link(self, order_id: int) -> str:
+        """Return the link to an order's zip."""
+        return f"{self.host()}{ORDERS_PATH}/{order_id}/download"
 
     def orders_of(self, owner: str) -> list[Order]:
         """Return the user's orders, newest first, without the deleted ones."""
@@ -372,7 +379,7 @@ class Service:
 
     def _staging_error(self, order: Order, file: OrderFile) -> str | None:
         outcome, last = order.plan.outcome, order.sub_orders[-1].files[-1]
-        fault = self._faults.take(StagingError, order_id=order.order_id, name=file.spec.name)
+        fault = self.faults.take(StagingError, order_id=order.order_id, name=file.spec.name)
         if fault:
             return fault.reason
         if outcome is Outcome.FAILED or (outcome is Outcome.PARTIAL and file is last):
@@ -415,7 +422,7 @@ class Service:
                 "orderId": order.order_id,
                 "correlationId": order.correlation_id,
                 "message": text,
-                "downloadLink": self._order_link(order.order_id) if has_link else None,
+                "downloadLink": self.download_link(order.order_id) if has_link else None,
                 "errorType": "INTERNAL_ERROR" if errors or status == "FAILED" else None,
                 "errors": errors or None,
                 "totalSubOrders": len(order.sub_orders) if self._counted else None,

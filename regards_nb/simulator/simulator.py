@@ -12,7 +12,7 @@ from regards_nb.simulator.broker import PrivateBroker, broker_from_environment
 from regards_nb.simulator.downloads import Downloads
 from regards_nb.simulator.faults import Faults
 from regards_nb.simulator.login import Login, LoginForm
-from regards_nb.simulator.rest import Rest, download_path
+from regards_nb.simulator.rest import Rest
 from regards_nb.simulator.server import Server
 from regards_nb.simulator.service import Service
 
@@ -108,7 +108,7 @@ class Simulator:
             tenant=tenant,
             faults=self.faults,
             publish=self._publish,
-            order_link=self.download_link,
+            host=lambda: self.project_host,
             suborder_pause_s=suborder_pause_s,
             counted=suborders_counted,
         )
@@ -125,13 +125,8 @@ class Simulator:
             service=self.service,
             login=self._login,
             downloads=Downloads(
-                service=self.service,
-                faults=self.faults,
-                zip_level=zip_level,
-                parallel_zips=parallel_zips,
+                service=self.service, zip_level=zip_level, parallel_zips=parallel_zips
             ),
-            faults=self.faults,
-            host=lambda: self.project_host,
         )
 
     def __repr__(self) -> str:
@@ -246,7 +241,7 @@ class Simulator:
 
     def download_link(self, order_id: int) -> str:
         """Return the download link that messages contain."""
-        return self.project_host + download_path(order_id)
+        return self.service.download_link(order_id)
 
     # -- orders
 
