@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 from collections import deque
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pika
@@ -40,20 +41,20 @@ QUEUE_ARGUMENTS = {
 _CONNECTION_ERRORS = (pika.exceptions.AMQPError, AMQPConnectorException, OSError)
 
 
-def properties(
-    *, tenant: str | None, correlation_id: str | None, timestamp_s: int
-) -> dict[str, Any]:
-    """Return the AMQP properties and headers of a response."""
-    headers = {TENANT_HEADER: tenant, "regards.converter": "GSON", "regards.type": RESPONSE_TYPE}
+def properties(*, tenant: str) -> dict[str, Any]:
+    """Return the AMQP properties and headers of a response that is published now."""
     return {
         "content_type": "application/json",
         "content_encoding": "UTF-8",
         "priority": 1,
         "delivery_mode": 2,
-        "timestamp": timestamp_s,
-        "correlation_id": correlation_id,
+        "timestamp": int(datetime.now(UTC).timestamp()),
         "app_id": "rs-order",
-        "headers": {name: value for name, value in headers.items() if value is not None},
+        "headers": {
+            TENANT_HEADER: tenant,
+            "regards.converter": "GSON",
+            "regards.type": RESPONSE_TYPE,
+        },
     }
 
 

@@ -24,7 +24,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import quote
 
 from regards_nb.events import RESPONSE_EXCHANGE, VHOST
@@ -331,42 +331,25 @@ class BrokerStartError(RuntimeError):
     """RabbitMQ is installed but did not start; the text contains the end of its log."""
 
 
-class Access(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Access:
     """What the administrator of the broker gives to a tracker."""
 
     queue: str
-    url: str
-
-    def __repr__(self) -> str:
-        """Leave the URL out: it contains the password."""
-        return f"Access(queue={self.queue!r}, url=...)"
+    #: With the password.
+    url: str = field(repr=False)
 
 
-class Broker(Protocol):
-    """A broker that a simulator publishes to."""
-
-    @property
-    def admin_url(self) -> str:
-        """AMQP URL of a user with all rights."""
-
-    def access(self) -> Access:
-        """Return a queue name and a login for it, different at each call."""
-
-
+@dataclass(frozen=True, slots=True)
 class ExistingBroker:
     """A broker that runs already. The simulator declares there only by AMQP, with its login."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    @property
-    def admin_url(self) -> str:
-        """The URL of the broker."""
-        return self._url
+    #: With the password.
+    admin_url: str = field(repr=False)
 
     def access(self) -> Access:
         """Return a new queue name and the same login."""
-        return Access(f"orders.john-{secrets.token_hex(4)}", self._url)
+        return Access(f"orders.john-{secrets.token_hex(4)}", self.admin_url)
 
 
 class PrivateBroker:
@@ -445,16 +428,12 @@ class PrivateBroker:
             try:
                 self._configure()
                 self._start_node()
-            except BrokerStartError as exc:
+                break
+            except BaseException as exc:
                 self.stop()
                 # Another process may have taken a port after free_ports() found it free.
                 if attempt == _ATTEMPTS or "eaddrinuse" not in str(exc):
                     raise
-            except BaseException:
-                self.stop()
-                raise
-            else:
-                break
         return self
 
     def stop(self) -> None:
@@ -582,7 +561,11 @@ class PrivateBroker:
         ).stdout
 
 
-def broker_from_environment(*, user: str = "john") -> ExistingBroker | PrivateBroker:
+#: A broker that a simulator publishes to.
+Broker = ExistingBroker | PrivateBroker
+
+
+def broker_from_environment(*, user: str) -> Broker:
     """Return the broker of ``REGARDS_NB_AMQP_URL``, or else a private one, not started yet."""
     url = os.environ.get(URL_VARIABLE)
     return ExistingBroker(url) if url else PrivateBroker(user=user)

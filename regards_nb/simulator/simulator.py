@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from regards_nb.simulator.amqp import OrderRequests, Publisher, properties
@@ -197,7 +196,8 @@ class Simulator:
     @property
     def broker(self) -> Broker:
         """The broker that the simulator publishes to."""
-        return _started(self._broker, "broker")
+        # mypy takes the union as `object`
+        return _started(self._broker, "broker")  # type: ignore[return-value]
 
     @property
     def amqp_url(self) -> str:
@@ -358,11 +358,7 @@ class Simulator:
         **properties_
             AMQP properties; ``headers`` replaces all headers, None leaves a property out.
         """
-        usual = properties(
-            tenant=tenant or self.tenant,
-            correlation_id=None,
-            timestamp_s=int(datetime.now(UTC).timestamp()),
-        )
+        usual = properties(tenant=tenant or self.tenant)
         _started(self._publisher, "AMQP").publish(body, usual | properties_)
 
     def flush(self, *, timeout_s: float = 30) -> None:
@@ -383,12 +379,9 @@ class Simulator:
     def _publish(self, message: Message) -> None:
         self.transcript.append(message)
         if self._publisher is not None:
-            usual = properties(
-                tenant=self.tenant,
-                correlation_id=message.correlation_id,
-                timestamp_s=message.timestamp_s,
+            self.publish_raw(
+                message.body, correlation_id=message.correlation_id, timestamp=message.timestamp_s
             )
-            self._publisher.publish(message.body, usual)
 
 
 def _started(part: _Part | None, name: str) -> _Part:
