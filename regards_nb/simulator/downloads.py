@@ -178,25 +178,26 @@ class Archive:
     def __init__(
         self, files: Sequence[OrderFile], faults: Faults, *, made_at: datetime, level: int
     ) -> None:
-        self.problems: dict[int, str] = {}
         incomplete = faults.take(IncompleteZip, order_id=files[0].order_id)
         self.saves_states = incomplete is None
         kept = files if incomplete is None else files[: incomplete.keep_files]
         self._entries = [_Entry(file, name, faults) for file, name in _entry_names(kept)]
+        self.problems = {each.file.file_id: each.problem for each in self._entries if each.problem}
         self._made_at = made_at
         self._level = level
 
     def pieces(self) -> Iterator[bytes]:
         """Make the bytes of the zip, anew at each call."""
         writer = ZipWriter(made_at=self._made_at, level=self._level)
-        notices = []
         for entry in self._entries:
-            yield from entry.pieces(writer)
-            if entry.problem:
-                self.problems[entry.file.file_id] = entry.problem
-                name = entry.file.spec.name
-                notices.append(f"Failed to download file ({name}): {entry.problem}.")
-        if notices:
+            if not entry.is_missing:
+                yield from entry.pieces(writer)
+        if self.problems:
+            notices = (
+                f"Failed to download file ({each.file.spec.name}): {each.problem}."
+                for each in self._entries
+                if each.problem
+            )
             yield writer.begin(NOTICE_NAME, declared_bytes=None)
             yield writer.data("\n".join(notices).encode("utf-8", "replace"))
             yield writer.end()
@@ -209,41 +210,39 @@ class _Entry:
     def __init__(self, file: OrderFile, name: str, faults: Faults) -> None:
         self.file = file
         self._name = name
-        order_id, real_name = file.order_id, file.spec.name
-        self._missing = faults.take(MissingEntry, order_id=order_id, name=real_name)
-        self._truncated = faults.take(TruncatedEntry, order_id=order_id, name=real_name)
-        self._corrupt = faults.take(CorruptEntry, order_id=order_id, name=real_name)
-        self._wrong_crc = faults.take(WrongCrc, order_id=order_id, name=real_name)
-        self.problem = self._missing.reason if self._missing else ""
-
-    def pieces(self, writer: ZipWriter) -> Iterator[bytes]:
-        if self._missing:
-            return
-        spec = self.file.spec
-        declared_bytes = None if spec.reference else spec.source.size_bytes
-        yield writer.begin(self._name, declared_bytes=declared_bytes)
-        sent_bytes = 0
-        for chunk in self._chunks(spec):
-            sent_bytes += len(chunk)
-            yield writer.data(chunk)
-        yield writer.end(crc=0x0BADC0DE if self._wrong_crc else None)
-        if spec.reference and sent_bytes >= _REFERENCE_LIMIT_BYTES:
+        spec, order_id = file.spec, file.order_id
+        missing = faults.take(MissingEntry, order_id=order_id, name=spec.name)
+        truncated = faults.take(TruncatedEntry, order_id=order_id, name=spec.name)
+        self._corrupt = faults.take(CorruptEntry, order_id=order_id, name=spec.name)
+        self._wrong_crc = faults.take(WrongCrc, order_id=order_id, name=spec.name)
+        self.is_missing = missing is not None
+        self.problem = ""
+        self._kept_bytes: int | None = None
+        if missing:
+            self.problem = missing.reason
+        elif truncated:
+            size_bytes = spec.source.size_bytes
+            self._kept_bytes = int(size_bytes * truncated.keep_fraction)
+            if truncated.announced:
+                what = "Cannot completely download data file from storage"
+                self.problem = f"{what}, only {self._kept_bytes}/{size_bytes} bytes"
+        elif spec.reference and spec.source.size_bytes >= _REFERENCE_LIMIT_BYTES:
             # Zip64RequiredException: the bytes are complete, NOTICE.txt names the file all the
             # same (protocol.md 1.3).
             self.problem = "Error during file download"
 
-    def _chunks(self, spec: FileSpec) -> Iterator[bytes]:
+    def pieces(self, writer: ZipWriter) -> Iterator[bytes]:
+        spec = self.file.spec
         chunks = spec.source.chunks()
         if self._corrupt:
             chunks = _corrupted(chunks)
-        if self._truncated:
-            size_bytes = spec.source.size_bytes
-            kept_bytes = int(size_bytes * self._truncated.keep_fraction)
-            if self._truncated.announced:
-                what = "Cannot completely download data file from storage"
-                self.problem = f"{what}, only {kept_bytes}/{size_bytes} bytes"
-            chunks = limited(chunks, kept_bytes)
-        return chunks
+        if self._kept_bytes is not None:
+            chunks = limited(chunks, self._kept_bytes)
+        declared_bytes = None if spec.reference else spec.source.size_bytes
+        yield writer.begin(self._name, declared_bytes=declared_bytes)
+        for chunk in chunks:
+            yield writer.data(chunk)
+        yield writer.end(crc=0x0BADC0DE if self._wrong_crc else None)
 
 
 def _corrupted(chunks: Iterator[bytes]) -> Iterator[bytes]:
