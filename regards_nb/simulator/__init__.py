@@ -41,12 +41,12 @@ from regards_nb.simulator.faults import html_page as html_page
 from regards_nb.simulator.faults import quota_exceeded as quota_exceeded
 from regards_nb.simulator.faults import rate_exceeded as rate_exceeded
 from regards_nb.simulator.faults import redirect as redirect
-from regards_nb.simulator.lifecycle import Action as Action
 from regards_nb.simulator.login import LoginForm as LoginForm
 from regards_nb.simulator.plans import Content as Content
 from regards_nb.simulator.plans import FileSpec as FileSpec
 from regards_nb.simulator.plans import OrderPlan as OrderPlan
 from regards_nb.simulator.plans import Outcome as Outcome
 from regards_nb.simulator.plans import noise as noise
+from regards_nb.simulator.service import Action as Action
 from regards_nb.simulator.service import gson as gson
 from regards_nb.simulator.simulator import Simulator as Simulator

@@ -30,17 +30,16 @@ from regards_nb.simulator.faults import (
     TruncatedEntry,
     WrongCrc,
 )
-from regards_nb.simulator.lifecycle import FileState
 from regards_nb.simulator.plans import of_bytes, of_path
 from regards_nb.simulator.server import Response, error, limited
+from regards_nb.simulator.service import FileState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from regards_nb.simulator.faults import Faults
-    from regards_nb.simulator.lifecycle import Order, OrderFile
     from regards_nb.simulator.plans import FileSpec
-    from regards_nb.simulator.service import Service
+    from regards_nb.simulator.service import Order, OrderFile, Service
 
 NOTICE_NAME = "NOTICE.txt"
 _REFERENCE_LIMIT_BYTES = 0xFFFFFFFF

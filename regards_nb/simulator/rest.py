@@ -7,24 +7,21 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from regards_nb.simulator import lifecycle
 from regards_nb.simulator.catalogue import attribute_models
 from regards_nb.simulator.faults import Reply, Route, Slow, WrongChecksum
-from regards_nb.simulator.lifecycle import Action, FileState, ServerStatus
 from regards_nb.simulator.login import spring_error
 from regards_nb.simulator.query import QueryError
 from regards_nb.simulator.server import HttpError, Response, error, iso_time, json_response
-from regards_nb.simulator.service import ORDERS_PATH
+from regards_nb.simulator.service import ORDERS_PATH, Action, FileState, ServerStatus, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from regards_nb.simulator.catalogue import Product
     from regards_nb.simulator.downloads import Downloads
-    from regards_nb.simulator.lifecycle import Order, OrderFile
     from regards_nb.simulator.login import Login
     from regards_nb.simulator.server import Request
-    from regards_nb.simulator.service import Service
+    from regards_nb.simulator.service import Order, OrderFile, Service
 
 _DATA_TYPES = {"RAWDATA", "QUICKLOOK"}
 _MAX_CORRELATION_ID = 255
@@ -406,7 +403,7 @@ class Rest:
         if order.status is not ServerStatus.DELETED and order.available():
             paths["download"] = f"{ORDERS_PATH}/{order.order_id}/download"
         for action, (_, path) in _ACTIONS.items():
-            if lifecycle.refusal(order, action) is None:
+            if refusal(order, action) is None:
                 paths[action.value] = path.format(id=order.order_id)
         return [{"rel": rel, "href": self.service.host() + path} for rel, path in paths.items()]
 

@@ -1,4 +1,8 @@
-"""The order service: runs orders in a thread and publishes their messages (protocol.md 1.6)."""
+"""The order service: the states of orders (protocol.md 0, 1.2), and a thread that runs them.
+
+The most important rule: at most two sub-orders of one user, over all orders, are being staged or
+wait for a download. All others stay queued until the user downloads.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +14,14 @@ import threading
 import time
 import uuid
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from enum import Enum, StrEnum, auto
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from regards_nb.simulator import lifecycle
 from regards_nb.simulator.catalogue import Catalogue
 from regards_nb.simulator.faults import StagingError
-from regards_nb.simulator.lifecycle import (
-    Action,
-    FileState,
-    Order,
-    OrderFile,
-    ServerStatus,
-    Stage,
-    SubOrder,
-)
 from regards_nb.simulator.plans import REFUSED, OrderPlan, Outcome
 from regards_nb.simulator.query import QueryError
 
@@ -37,9 +33,201 @@ if TYPE_CHECKING:
 
 ORDERS_PATH = "/api/v1/rs-order/user/orders"
 _ORDER_LIFETIME = timedelta(days=3)
+_SUBORDERS_PER_USER = 2
 
 # Gson escapes these by default, for text inside of HTML and JavaScript.
 _GSON_ESCAPES = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&='\u2028\u2029"})
+
+
+# -- the states of orders
+
+
+class FileState(StrEnum):
+    """The states of one file of an order, as REGARDS names them."""
+
+    PENDING = "PENDING"
+    AVAILABLE = "AVAILABLE"
+    DOWNLOADED = "DOWNLOADED"
+    DOWNLOAD_ERROR = "DOWNLOAD_ERROR"
+    ERROR = "ERROR"
+
+
+class ServerStatus(StrEnum):
+    """The status of an order on the server, as REGARDS names it."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    EXPIRED = "EXPIRED"
+    FAILED = "FAILED"
+    DONE_WITH_WARNING = "DONE_WITH_WARNING"
+    DONE = "DONE"
+    DELETED = "DELETED"
+
+
+class Stage(Enum):
+    """How far one sub-order has come."""
+
+    #: It waits for one of the user's two places.
+    QUEUED = auto()
+    #: REGARDS stages its files.
+    STAGING = auto()
+    #: Each of its files is available or in error.
+    STAGED = auto()
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class OrderFile:
+    """One file of an order on the server."""
+
+    file_id: int
+    order_id: int
+    spec: FileSpec
+    state: FileState = FileState.PENDING
+    error: str | None = None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class SubOrder:
+    """The files that are staged together."""
+
+    sub_order_id: int
+    files: list[OrderFile]
+    stage: Stage = Stage.QUEUED
+    #: When staging ends, on the monotonic clock of the service.
+    due_s: float = 0
+
+    @property
+    def errors(self) -> int:
+        """Number of files that could not be staged."""
+        return sum(file.state is FileState.ERROR for file in self.files)
+
+    @property
+    def waits_for_user(self) -> bool:
+        """Whether it has files that are available and not downloaded."""
+        return self.stage is Stage.STAGED and any(
+            file.state is FileState.AVAILABLE for file in self.files
+        )
+
+    @property
+    def occupies(self) -> bool:
+        """Whether it occupies one of the user's two places."""
+        return self.stage is Stage.STAGING or self.waits_for_user
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Order:
+    """One order on the server."""
+
+    order_id: int
+    owner: str
+    correlation_id: str
+    label: str
+    plan: OrderPlan
+    dataset_id: int
+    sub_orders: list[SubOrder]
+    created_at: datetime
+    expires_at: datetime
+    status_at: datetime
+    status: ServerStatus = ServerStatus.PENDING
+
+    @property
+    def files(self) -> Iterator[OrderFile]:
+        """All files, ordered by id."""
+        return (file for sub_order in self.sub_orders for file in sub_order.files)
+
+    def available(self, sub_order_id: int | None = None) -> list[OrderFile]:
+        """Return the available files of one sub-order or of all."""
+        wanted = (each for each in self.sub_orders if sub_order_id in (None, each.sub_order_id))
+        return [f for each in wanted for f in each.files if f.state is FileState.AVAILABLE]
+
+    @property
+    def waits_for_user(self) -> bool:
+        """Whether any sub-order waits for a download."""
+        return any(sub_order.waits_for_user for sub_order in self.sub_orders)
+
+    def move(self, status: ServerStatus) -> None:
+        """Set the status and its time."""
+        self.status, self.status_at = status, datetime.now(UTC)
+
+    def remove(self, status: ServerStatus) -> None:
+        """Delete the files of an order that is deleted or expired."""
+        self.move(status)
+        for sub_order in self.sub_orders:
+            sub_order.stage = Stage.STAGED
+            for file in sub_order.files:
+                file.state, file.error = FileState.ERROR, f"Order {status.lower()}"
+
+    def stage_again(self) -> None:
+        """Stage every file that failed in staging or in a download."""
+        self.move(ServerStatus.RUNNING)
+        for sub_order in self.sub_orders:
+            for file in sub_order.files:
+                if file.state in (FileState.ERROR, FileState.DOWNLOAD_ERROR):
+                    file.state, file.error = FileState.PENDING, None
+                    sub_order.stage = Stage.QUEUED
+
+    def settle(self) -> bool:
+        """End the order if nothing is left to stage; return whether it ended in this call."""
+        if self.status is not ServerStatus.RUNNING or any(
+            sub_order.stage is not Stage.STAGED for sub_order in self.sub_orders
+        ):
+            return False
+        failed = [file.state is FileState.ERROR for file in self.files]
+        if all(failed):
+            self.move(ServerStatus.FAILED)
+        else:
+            self.move(ServerStatus.DONE_WITH_WARNING if any(failed) else ServerStatus.DONE)
+        return True
+
+
+def _startable(orders: Iterable[Order]) -> list[tuple[Order, SubOrder]]:
+    """Return the sub-orders that may start now, those of the oldest order first.
+
+    *orders* are those of one user. A paused order starts nothing, but its staged sub-orders still
+    occupy the user's places.
+    """
+    kept = [order for order in orders if order.status is not ServerStatus.DELETED]
+    # Nothing of a pending order has begun. Skipping them keeps a thousand orders fast.
+    begun = (order for order in kept if order.status is not ServerStatus.PENDING)
+    taken = sum(sub_order.occupies for order in begun for sub_order in order.sub_orders)
+    queued = (
+        (order, sub_order)
+        for order in kept
+        if order.status in (ServerStatus.PENDING, ServerStatus.RUNNING)
+        for sub_order in order.sub_orders
+        if sub_order.stage is Stage.QUEUED
+    )
+    return list(islice(queued, max(_SUBORDERS_PER_USER - taken, 0)))
+
+
+class Action(StrEnum):
+    """The actions of the owner, named like the relations of the links."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    DELETE = "delete"
+    RESTART = "restart"
+    RETRY = "retry"
+
+
+#: For each action, the states that allow it; the code of a refusal names them (protocol.md 1.2).
+ACTIONS = {
+    Action.PAUSE: ("PENDING", "RUNNING"),
+    Action.RESUME: ("PAUSED",),
+    Action.DELETE: ("DONE", "DONE_WITH_WARNING", "PAUSED", "FAILED", "EXPIRED"),
+    Action.RESTART: ("DONE", "DONE_WITH_WARNING", "FAILED"),
+    Action.RETRY: ("DONE_WITH_WARNING", "FAILED"),
+}
+
+
+def refusal(order: Order, action: Action) -> str | None:
+    """Return the code of the refusal, or None if the action is allowed."""
+    allowed = ACTIONS[action]
+    return None if order.status in allowed else f"ORDER_MUST_BE_{'_OR_'.join(allowed)}"
+
+
+# -- messages and results
 
 
 class Message(NamedTuple):
@@ -99,6 +287,9 @@ class RequestResult(NamedTuple):
             "errorType": error_type,
         }
         return {name: value for name, value in fields.items() if value is not None}
+
+
+# -- the service
 
 
 class Service:
@@ -251,6 +442,7 @@ class Service:
             dataset_id=next(self._numbers["dataset"]),
             sub_orders=[self._sub_order(order_id, files) for files in plan.suborders()],
             created_at=now,
+            status_at=now,
             expires_at=now + _ORDER_LIFETIME,
         )
         for fault in plan.faults:
@@ -288,7 +480,23 @@ class Service:
     def act(self, order: Order, action: Action) -> str | None:
         """Execute an action, or return the code of the refusal."""
         with self.changing():
-            return lifecycle.act(order, action, datetime.now(UTC))
+            if code := refusal(order, action):
+                return code
+            match action:
+                case Action.PAUSE:
+                    for sub_order in order.sub_orders:
+                        if sub_order.stage is Stage.STAGING:
+                            sub_order.stage = Stage.QUEUED
+                    order.move(ServerStatus.PAUSED)
+                case Action.RESUME:
+                    order.move(ServerStatus.RUNNING)
+                case Action.DELETE:
+                    order.remove(ServerStatus.DELETED)
+                case Action.RETRY:
+                    order.stage_again()
+                case Action.RESTART:
+                    pass  # see `restart`
+            return None
 
     def restart(self, order: Order, label: str | None) -> Order:
         """Make a new order of the same files."""
@@ -299,7 +507,7 @@ class Service:
     def expire(self, order_id: int) -> None:
         """Expire an order now."""
         with self.changing():
-            lifecycle.remove(self.orders[order_id], ServerStatus.EXPIRED, datetime.now(UTC))
+            self.orders[order_id].remove(ServerStatus.EXPIRED)
 
     def downloaded(
         self, files: Iterable[OrderFile], problems: dict[int, str], *, late_s: float = 0
@@ -342,9 +550,9 @@ class Service:
         now_s = time.monotonic()
         for owner in {order.owner for order in self.orders.values()}:
             of_owner = [order for order in self.orders.values() if order.owner == owner]
-            for order, sub_order in lifecycle.startable(of_owner):
+            for order, sub_order in _startable(of_owner):
                 if order.status is ServerStatus.PENDING:
-                    order.move(ServerStatus.RUNNING, datetime.now(UTC))
+                    order.move(ServerStatus.RUNNING)
                 sub_order.stage = Stage.STAGING
                 pause_s = order.plan.suborder_pause_s
                 sub_order.due_s = now_s + (self._pause_s if pause_s is None else pause_s)
@@ -357,8 +565,8 @@ class Service:
         for order in self.orders.values():
             # An order without files has no sub-order that could start it.
             if order.status is ServerStatus.PENDING and not order.sub_orders:
-                order.move(ServerStatus.RUNNING, datetime.now(UTC))
-            if order.settle(datetime.now(UTC)):
+                order.move(ServerStatus.RUNNING)
+            if order.settle():
                 self._publish_end(order)
 
     def _stage(self, order: Order, sub_order: SubOrder) -> None:
