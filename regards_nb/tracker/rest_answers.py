@@ -10,6 +10,7 @@ import json
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -81,20 +82,16 @@ class Listing:
         return time.monotonic() < self._read_on_s
 
     def read(
-        self,
-        orders: Iterable[RemoteOrder],
-        missing: set[int],
-        *,
-        most: int,
-        reads_on: bool,
-        n_before: float,
+        self, orders: Iterable[RemoteOrder], wanted: Iterable[int], *, most: int, reads_on: bool
     ) -> dict[int, RemoteOrder]:
-        """Read down to the oldest *missing* order, at most *most*; take those found out of the set.
+        """Read down to the oldest of the *wanted* orders, at most *most*.
 
-        *reads_on*: go on to an order that waits for the user. *n_before* were read by an earlier
-        round that counts.
+        *reads_on*: go on to an order that waits for the user, unless that was done a moment ago.
         """
         found: dict[int, RemoteOrder] = {}
+        missing = set(wanted)
+        n_before = self.n if self.has_read_on else 0.0
+        reads_on = reads_on and not self.has_read_on
         for remote in islice(orders, most):
             found[remote.order_id] = remote
             missing.discard(remote.order_id)
@@ -132,16 +129,7 @@ def new_deliveries(
     all messages so far, with any timestamps.
     """
     status = STATUS_OF_MESSAGE.get(remote.status)
-    name = None if known is None else known.correlation_id
-    if name is not None and name.startswith("#"):
-        name = None  # only the number of the order is known
-    named = {"orderId": remote.order_id, "correlationId": name}
-    tenant = tenant if known is None else known.tenant
-
-    def tell(status: str, timestamp_s: int | None, **details: Any) -> Delivery:
-        fields = {"status": status, **named, **details}
-        return answer_delivery(fields, tenant=tenant, timestamp_s=timestamp_s)
-
+    tell = partial(_message, known, remote, tenant)
     found = []
     if known is None:
         found.append(tell(OrderStatus.GRANTED, _seconds(remote.created_at)))
@@ -150,7 +138,7 @@ def new_deliveries(
     waits = known is not None and known.waits_for_download
     if remote.available_files and status not in GONE and not (downloading or waits):
         # Without a timestamp: REST does not tell when the files became ready.
-        found.append(tell(OrderStatus.SUBORDER_DONE, None, downloadLink=_link(remote)))
+        found.append(tell(OrderStatus.SUBORDER_DONE, downloadLink=_link(remote)))
     if _is_new(known, remote, status, acted=bool(acted)):
         details = _details(remote, status, acted or "asked over REST")
         found.append(tell(status, _timestamp_s(known, remote), **details))
@@ -159,14 +147,26 @@ def new_deliveries(
 
 def ready_again(known: OrderState, remote: RemoteOrder) -> Delivery:
     """Return the message that files of an ended order wait, which seemed downloaded."""
-    is_named = not known.correlation_id.startswith("#")
-    fields = {
-        "status": OrderStatus.SUBORDER_DONE,
-        "orderId": remote.order_id,
-        "correlationId": known.correlation_id if is_named else None,
-        "downloadLink": _link(remote),
-    }
-    return answer_delivery(fields, tenant=known.tenant)
+    return _message(
+        known, remote, known.tenant, OrderStatus.SUBORDER_DONE, downloadLink=_link(remote)
+    )
+
+
+def _message(
+    known: OrderState | None,
+    remote: RemoteOrder,
+    tenant: str | None,
+    status: str,
+    timestamp_s: int | None = None,
+    **details: Any,
+) -> Delivery:
+    name = None
+    if known is not None:
+        tenant = known.tenant
+        if not known.correlation_id.startswith("#"):  # else only its number is known
+            name = known.correlation_id
+    fields = {"status": status, "orderId": remote.order_id, "correlationId": name, **details}
+    return answer_delivery(fields, tenant=tenant, timestamp_s=timestamp_s)
 
 
 def _is_new(known: OrderState | None, remote: RemoteOrder, status: str, *, acted: bool) -> bool:

@@ -70,8 +70,6 @@ _ANNOUNCED = frozenset({OrderStatus.SUBORDER_DONE, OrderStatus.DONE, OrderStatus
 FIRST_RETRY_S = 30.0
 #: Maximum time to find out whether the cause of an error has ended.
 _CHECK_S = 5.0
-#: The source of the note on messages that do not come.
-_UNHEARD = "messages that only REST told"
 
 
 class RestSync:
@@ -96,7 +94,6 @@ class RestSync:
         self.not_ours = set(shared.frames.refused)
         #: Numbers of orders of which REST told what a message should have told.
         self.unannounced: set[int] = set()
-        self._is_unheard_noted = False
         #: Numbers of ended orders of which REGARDS listed files that seemed downloaded.
         self._awaited: set[int] = set()
         #: The user's orders that no message has named, which have files to download, and the first
@@ -132,18 +129,6 @@ class RestSync:
             "RabbitMQ has delivered no message since start(), and REGARDS tells over REST how "
             f"{numbered(sorted(self.unannounced))} went on"
         )
-
-    def note_unheard(self, health: Health) -> None:
-        """Note `unheard` in the views, once."""
-        if not self._is_unheard_noted and (text := self.unheard(health)):
-            self._is_unheard_noted = True
-            self.errors.note(f"{text}. tracker.doctor() says what to do", source=_UNHEARD)
-
-    def withdraw_unheard(self, health: Health) -> None:
-        """Withdraw that note once RabbitMQ has delivered a message."""
-        if self._is_unheard_noted and not self.unheard(health):
-            self._is_unheard_noted = False
-            self.errors.withdraw(_UNHEARD)
 
     @property
     def silence(self) -> str:
@@ -206,10 +191,14 @@ class RestSync:
         if not wanted:
             return False
         before = self._shared.states()
-        has_read_on = self.listing.has_read_on
-        reads_on = not has_read_on and _any_still(unfinished.values())
-        n_before, older = (self.listing.n, self.without_message) if has_read_on else (0.0, ())
-        remotes = self._listed(wanted, reads_on=reads_on, n_before=n_before)
+        older = self.without_message if self.listing.has_read_on else ()
+        remotes = self.listing.read(
+            self.client.iter_orders(page_size=PAGE),
+            wanted,
+            most=self.most_listed,
+            reads_on=_any_still(unfinished.values()),
+        )
+        remotes = self._completed(remotes, wanted)
         known = self._ours(self._shared.states().where("order_id", remotes))
         gone = {n for n, each in remotes.items() if STATUS_OF_MESSAGE.get(each.status) in GONE}
         self.begun = frozenset(n for n, each in remotes.items() if each.status != "PENDING")
@@ -433,20 +422,6 @@ class RestSync:
             self._shared.frames.refuse(order_id)
             self._shared.signal.send()
             raise
-
-    def _listed(
-        self, wanted: Iterable[int], *, reads_on: bool, n_before: float
-    ) -> dict[int, RemoteOrder]:
-        """Return the newest orders down to the oldest wanted one, and wanted ones not listed.
-
-        *reads_on* and *n_before* are those of `Listing.read`.
-        """
-        missing = set(wanted)
-        orders = self.client.iter_orders(page_size=PAGE)
-        remotes = self.listing.read(
-            orders, missing, most=self.most_listed, reads_on=reads_on, n_before=n_before
-        )
-        return self._completed(remotes, missing)
 
     def _completed(
         self, listed: dict[int, RemoteOrder], wanted: Iterable[int]

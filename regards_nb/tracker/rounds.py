@@ -80,7 +80,7 @@ def _catch_up(sync: RestSync, consumer_of: weakref.ref[Consumer], silence_s: flo
     asked_at: datetime | None = None
     #: The number of rounds in turn that brought nothing new.
     unmoved = 0
-    not_before_s = 0.0
+    not_before_s, is_unheard_noted = 0.0, False
     while not pause(_TICK_S):
         consumer = consumer_of()
         if consumer is None:
@@ -97,7 +97,6 @@ def _catch_up(sync: RestSync, consumer_of: weakref.ref[Consumer], silence_s: flo
             not_before_s = time.monotonic() + sync.retry_s(0.0)
         if health.state is not HealthState.CONSUMING:
             continue
-        sync.withdraw_unheard(health)
         now = datetime.now(UTC)
         last_sign = max(health.since, health.last_event or health.since)
         quiet_s = (now - last_sign).total_seconds()
@@ -113,10 +112,18 @@ def _catch_up(sync: RestSync, consumer_of: weakref.ref[Consumer], silence_s: flo
         changed = sync.ask_round()
         with suppress(JournalError):  # an outage of the journal ends by itself, too
             unmoved = 0 if changed or not sync.unfinished() else unmoved + 1
-        sync.note_unheard(health)
+        if not is_unheard_noted and (text := sync.unheard(health)):
+            is_unheard_noted = True
+            is_over = partial(_is_heard, sync, consumer_of)
+            sync.errors.note(f"{text}. tracker.doctor() says what to do", is_over=is_over)
         if sync.failures:
             asked_at = None
             not_before_s = time.monotonic() + sync.retry_s(silence_s)
+
+
+def _is_heard(sync: RestSync, consumer_of: weakref.ref[Consumer]) -> bool:
+    consumer = consumer_of()
+    return consumer is None or not sync.unheard(consumer.health)
 
 
 class AskingMeanwhile:

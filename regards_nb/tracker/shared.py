@@ -202,21 +202,9 @@ class BackgroundErrors:
         self._keep(text, _Told(until_s, source or what, error, check_again, orders, said_of))
         _log.warning("%s%s", text, said_of(orders), exc_info=error)
 
-    def record_of_view(self, what: str, error: BaseException) -> None:
-        """Keep an error of a view; that of an outage of the journal is shown, and not raised.
-
-        It ends by itself, and each call of the user raises it while it lasts.
-        """
-        if isinstance(error, JournalError):
-            self.note(f"{what}: {error}", source=what)
-        else:
-            self.record(what, error)
-
-    def note(
-        self, text: str, *, source: str = "", is_over: Callable[[], bool] = lambda: False
-    ) -> None:
-        """Show a text about a problem that no call raises, until *is_over* or `withdraw`n."""
-        self._keep(text, _Told(self._clock() + SHOWN_S, source=source, is_over=is_over))
+    def note(self, text: str, *, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Show a text about a problem that no call raises, until *is_over*."""
+        self._keep(text, _Told(self._clock() + SHOWN_S, is_over=is_over))
 
     def _keep(self, text: str, new: _Told) -> None:
         with self._lock:

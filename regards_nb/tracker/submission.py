@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 from regards_nb import queries
 from regards_nb.arguments import check_choice, check_numbers, check_texts
 from regards_nb.client import ApplyResponse, RemoteOrder
-from regards_nb.consumer import UnconfirmedRequestError
+from regards_nb.consumer import UnconfirmedRequestError, publish_request
 from regards_nb.errors import (
     BrokerError,
     JournalError,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from regards_nb.client import RegardsClient
+    from regards_nb.consumer import AmqpParameters
     from regards_nb.journal import Holder
     from regards_nb.orders import OrderKey
     from regards_nb.tracker.life import Life
@@ -256,8 +257,8 @@ def _refuse_cart(client: RegardsClient) -> None:
 class Submission:
     """Sends requests, each at most once: over REST where there is *sync*.
 
-    *publish* sends ``(body, *, tenant, correlation_id, begin)`` to the broker, as `publish_request`
-    does. *life* tells whether messages arrive: over AMQP the answer is one.
+    *broker* takes them where there is no *sync*. *life* tells whether messages arrive: over AMQP
+    the answer is one.
     """
 
     #: The gateway gives up after 60 s (protocol.md 1.1). A request that has made no order by then
@@ -270,13 +271,13 @@ class Submission:
         self,
         shared: Shared,
         sync: RestSync | None,
-        publish: Callable[..., None] | None,
+        broker: AmqpParameters | None,
         tenant: str | None,
         life: Life,
     ) -> None:
         self._shared = shared
         self._sync = sync
-        self._publish = publish
+        self._broker = broker
         self._tenant = tenant
         #: One kernel submits at a time.
         self._lease = f"submit {tenant or ''}"
@@ -305,7 +306,7 @@ class Submission:
         """
         request.check()
         refuse_imported_script()
-        if self._sync is None and self._publish is None:
+        if self._sync is None and self._broker is None:
             raise SettingsError(f"submit() {CLIENT_MISSING}")
         waiting = self._wait_for if rename is None else None
         with (
@@ -395,8 +396,8 @@ class Submission:
         if self._sync is not None:
             if earlier is None or not self._find(self._sync.client, request, earlier):
                 self._send_over_rest(self._sync.client, request, earlier)
-        elif self._publish is not None:
-            self._send_over_amqp(self._publish, request, sent_before=earlier is not None)
+        elif self._broker is not None:
+            self._send_over_amqp(self._broker, request, sent_before=earlier is not None)
 
     def _look_first(
         self, request: Request, *, refuse_cart: bool, estimate: Callable[[str], object] | None
@@ -635,12 +636,14 @@ class Submission:
     # -- over AMQP --
 
     def _send_over_amqp(
-        self, publish: Callable[..., None], request: Request, *, sent_before: bool
+        self, broker: AmqpParameters, request: Request, *, sent_before: bool
     ) -> None:
         self._life.require_running()
         if not sent_before:
+            assert self._tenant is not None  # noqa: S101 - see _look_first
             try:
-                publish(
+                publish_request(
+                    broker,
                     json.dumps(request.body()).encode(),
                     tenant=self._tenant,
                     correlation_id=request.correlation_id,

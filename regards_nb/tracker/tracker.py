@@ -27,10 +27,9 @@ from regards_nb.consumer import (
     create_queue,
     describe,
     parameters_from,
-    publish_request,
 )
 from regards_nb.download import as_place
-from regards_nb.errors import SettingsError, TrackingError
+from regards_nb.errors import JournalError, SettingsError, TrackingError
 from regards_nb.frames import Frames, read_table, with_columns, with_orders
 from regards_nb.journal import Journal, time_us
 from regards_nb.orders import OrderKey
@@ -214,7 +213,6 @@ class OrderTracker:
         self._amqp_parameters: AmqpParameters | None = None
         self._consumer: Consumer | Poller | JournalReader
         self._others: OtherConsumers | None = None
-        publish: Callable[..., None] | None = None
         if amqp is JOURNAL_ONLY:
             self._consumer = JournalReader(shared, queue, client)
         elif amqp is not None and queue:
@@ -223,13 +221,12 @@ class OrderTracker:
             )
             died = partial(errors.record, RECEIVING)
             self._consumer = Consumer(parameters, queue, opened, signal.send, died)
-            publish = partial(publish_request, parameters)
             self._others = OtherConsumers(opened, queue, self._consumer, signal.send)
         else:
             assert self._sync is not None  # noqa: S101 - check_sources() refuses the rest
             self._consumer = Poller(self._sync, signal.send, poll_s=poll_s)
         self._life = Life(self._consumer, errors, opened.obstacle, self._others)
-        self._submission = Submission(shared, self._sync, publish, tenant, self._life)
+        self._submission = Submission(shared, self._sync, self._amqp_parameters, tenant, self._life)
         self._actions = OrderActions(shared, self._sync, self._submission.restart)
         self._catch_up: OwnThread | None = None
         self._dispatcher: EventDispatcher | None = None
@@ -480,7 +477,7 @@ class OrderTracker:
         refused = "" if self._sync is None else self._sync.login_refused
         is_said = health.reason and health.state not in RUNNING
         causes = health.reason, "" if is_said else self._shared.journal.obstacle(), refused
-        texts = filter(None, (*causes, self._slow_callback, *self._deaths()))
+        texts = filter(None, (*causes, *self._troubles()))
         return replace(health, reason=" ".join(texts) or None)
 
     @property
@@ -678,26 +675,28 @@ class OrderTracker:
                 n_wanted=len(states) if wanted is None else len(wanted),
             )
 
-    @property
-    def _slow_callback(self) -> str:
-        return "" if self._dispatcher is None else self._dispatcher.slow_callback
-
-    def _deaths(self) -> list[str]:
-        """Return which threads have ended by themselves, why, and what to do."""
+    def _troubles(self) -> list[str]:
+        """Return which callback runs for long, and which threads have ended by themselves."""
+        slow = [] if self._dispatcher is None else [self._dispatcher.slow_callback]
         threads = (self._dispatcher, self._catch_up)
-        return [str(death) for each in threads if each is not None and (death := each.death)]
+        return slow + [str(death) for each in threads if each is not None and (death := each.death)]
 
     def _warnings(self) -> tuple[str, ...]:
         """Return what a user should know although messages are consumed."""
         health = self._life.health
         others = "" if self._others is None else self._others.warning
         reason = health.reason if health.state is HealthState.CONSUMING else None
-        texts = (others, reason, self._slow_callback, *self._deaths())
-        return tuple(filter(None, texts))
+        return tuple(filter(None, (others, reason, *self._troubles())))
 
     def record_background_error(self, what: str, error: BaseException) -> None:
-        """Show an error of a background thread, and raise it in the next call of the user."""
-        self._shared.errors.record_of_view(what, error)
+        """Show an error of a background thread, and raise it in the next call of the user.
+
+        An outage of the journal ends by itself, and each call raises it while it lasts.
+        """
+        if isinstance(error, JournalError):
+            self._shared.errors.note(f"{what}: {error}")
+        else:
+            self._shared.errors.record(what, error)
 
     # -- waiting --
 
