@@ -382,7 +382,6 @@ class PrivateBroker:
         #: A restart keeps the ports. Clients of the port with TLS must show a certificate.
         self.ports = NodePorts(0, 0, 0, 0)
         self._tls = tls
-        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<PrivateBroker on port {self.ports.amqp}>"
@@ -410,8 +409,7 @@ class PrivateBroker:
 
     def access(self) -> Access:
         """Return the queue and login of the next user; he may only read that queue."""
-        with self._lock:
-            user = next(self._unused, None)
+        user = next(self._unused, None)
         if user is None or user.queue is None:
             raise LookupError("no unused user is left: make the PrivateBroker with more users")
         return Access(user.queue, user.url(self.amqp_port))

@@ -245,13 +245,6 @@ def attribute_models() -> list[Json]:
             "label": label,
             "type": kind.value,
             "jsonPath": f"properties.{name}",
-            "fullJsonPath": f"feature.properties.{name}",
-            "fullName": name,
-            "optional": True,
-            "indexed": True,
-            "dynamic": True,
-            "internal": False,
-            "alterable": True,
         }
         for number, (name, (kind, label)) in enumerate(ATTRIBUTES.items(), 1)
     ]

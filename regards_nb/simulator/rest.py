@@ -353,17 +353,10 @@ class Rest:
                 "objectsCount": part["documentsCount"],
                 "filesCount": part["filesCount"],
                 "filesSize": part["filesSize"],
-                "quota": part["filesCount"],
-                "itemsSelections": [],
             }
             for number, (urn, part) in enumerate(counts["subSummariesMap"].items(), 1)
         ]
-        content = {
-            "id": 1,
-            "owner": call.user,
-            "quota": counts["filesCount"],
-            "datasetSelections": selections,
-        }
+        content = {"id": 1, "owner": call.user, "datasetSelections": selections}
         return json_response(200, _resource(content))
 
     # -- JSON, field by field as in REGARDS
