@@ -71,33 +71,20 @@ class AnyWidgetView(LiveView):
     def __init__(self, tracker: Callable[[], OrderTracker | None], keys_of: KeysOf) -> None:
         super().__init__(keys_of)
         self._clicks = Clicks(tracker)
-        self._titles: dict[OrderKey, str] = {}
         self._slots: dict[OrderKey, int] = {}
         #: By slot.
         self._rows: dict[int, Row] = {}
-        self._widget = TableWidget()
-        self._widget.on_msg(self._on_message)
-        self._widget.observe(lambda _: self.on_filter(), "only")
-
-    @property
-    def root(self) -> Any:
-        """The widget."""
-        return self._widget
-
-    @property
-    def filter(self) -> str:
-        """The words that the user typed into the filter."""
-        typed: str = self._widget.only
-        return typed
+        self.root = TableWidget()
+        self.root.on_msg(self._on_message)
+        self.root.observe(self.on_filter, "only")
 
     def update(self, model: TableModel, note: str, answer: str) -> None:
         """Show these texts; one message holds what changed."""
         self._clicks.update(model)
-        self._titles.update((row.key, row.title) for row in model.rows)
         shown = {row.key for row in model.rows}
         self._slots = {key: slot for key, slot in self._slots.items() if key in shown}
         free = iter(sorted(set(range(MAX_ROWS)) - set(self._slots.values())))
-        with self._widget.hold_sync():
+        with self.root.hold_sync():
             for row in model.rows:
                 slot = self._slots.get(row.key)
                 if slot is None:
@@ -108,23 +95,23 @@ class AnyWidgetView(LiveView):
                 for kind, values in zip(
                     _KINDS, (_name(row), _state(row), _progress(row)), strict=True
                 ):
-                    setattr(self._widget, f"{kind}_{slot}", values)
-            self._widget.order = [self._slots[row.key] for row in model.rows]
+                    setattr(self.root, f"{kind}_{slot}", values)
+            self.root.order = [self._slots[row.key] for row in model.rows]
             for name in _OF_MODEL:
-                setattr(self._widget, name, getattr(model, name))
+                setattr(self.root, name, getattr(model, name))
             fraction = None if model.fraction is None else round(model.fraction, 3)
-            self._widget.fraction = fraction
-            self._widget.counts = [[str(severity), words] for severity, words in model.counts]
-            self._widget.health_severity = str(model.health_severity)
-            self._widget.problems = list(model.problems)
-            self._widget.note, self._widget.answer = note, answer
-            self._widget.waiting = len(self._clicks.waiting)
+            self.root.fraction = fraction
+            self.root.counts = [[str(severity), words] for severity, words in model.counts]
+            self.root.health_severity = str(model.health_severity)
+            self.root.problems = list(model.problems)
+            self.root.note, self.root.answer = note, answer
+            self.root.waiting = len(self._clicks.waiting)
 
     def discard(self, *, keep_table: bool) -> None:
         """Close the widget unless a page shows it."""
         if not keep_table:
-            layout = self._widget.layout
-            self._widget.close()
+            layout = self.root.layout
+            self.root.close()
             layout.close()
 
     def _on_message(self, _: object, content: Any, __: object) -> None:
@@ -135,8 +122,7 @@ class AnyWidgetView(LiveView):
         except (TypeError, KeyError, ValueError):
             # A page of another version sends other messages.
             return
-        title = "" if key is None else self._titles.get(key, key.correlation_id)
-        self.answer(self._clicks.handle(action, key, title))
+        self.answer(self._clicks.handle(action, key))
 
 
 def _name(row: Row) -> dict[str, str]:

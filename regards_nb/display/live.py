@@ -40,6 +40,8 @@ class LiveView(ABC):
 
     #: How old the fallback picture may be: each new one is sent whole, and saves the notebook.
     fallback_interval_s = 60.0
+    #: The widget that holds all others; subclasses make it.
+    root: Any
 
     def __init__(self, keys_of: KeysOf) -> None:
         self.keys_of = keys_of
@@ -50,6 +52,8 @@ class LiveView(ABC):
         # the view enters again.
         self._lock = threading.RLock()
         self._note = ""
+        #: The words that the user typed into the filter.
+        self._filter_words = ""
         self._changed = False
         self._rates = DownloadRates()
         self._facts = OrderFacts()
@@ -61,16 +65,6 @@ class LiveView(ABC):
         self._next_fallback_s = 0.0
         #: Whether an output shows the widgets that cannot be replaced, as the value of a cell.
         self._is_permanent = False
-
-    @property
-    @abstractmethod
-    def root(self) -> Any:
-        """The widget that holds all others."""
-
-    @property
-    @abstractmethod
-    def filter(self) -> str:
-        """The words that the user typed into the filter."""
 
     @abstractmethod
     def update(self, model: TableModel, note: str, answer: str) -> None:
@@ -153,7 +147,9 @@ class LiveView(ABC):
             self._changed = False
             self.last = snapshot
             self._rates.update(snapshot.orders.where("downloading"), time.monotonic())
-            model = table_model(snapshot, only=self.filter, rates=self._rates, facts=self._facts)
+            model = table_model(
+                snapshot, only=self._filter_words, rates=self._rates, facts=self._facts
+            )
             self.update(model, self._note, self._answer_text)
             if self._is_fallback_due:
                 self._replace_fallback(fallback_bundle(self._still(snapshot)))
@@ -183,8 +179,9 @@ class LiveView(ABC):
         with self._lock:
             self.discard(keep_table=self._is_permanent)
 
-    def on_filter(self) -> None:
+    def on_filter(self, change: Any) -> None:
         """Show the matching rows at once, not with the next repaint: the user waits for them."""
+        self._filter_words = change["new"]
         if self.last is not None:
             self.paint(self.last)
 
@@ -220,10 +217,13 @@ class Clicks:
         self._lock = threading.Lock()
         self._last: tuple[Action, OrderKey | None, float] | None = None
         self._rows: dict[OrderKey, Row] = {}
+        #: Of each order that the table has shown: a click may come after its row has gone.
+        self._titles: dict[OrderKey, str] = {}
 
     def update(self, model: TableModel) -> None:
         """Store the rows of the table."""
         self._rows = {row.key: row for row in model.rows}
+        self._titles.update((row.key, row.title) for row in model.rows)
 
     @property
     def waiting(self) -> tuple[OrderKey, ...]:
@@ -239,17 +239,17 @@ class Clicks:
             return self._rows[key].actions if key in self._rows else frozenset(Action)
         return frozenset[Action]().union(*(row.actions for row in self._rows.values()))
 
-    def handle(self, action: Action, key: OrderKey | None, title: str) -> str:
+    def handle(self, action: Action, key: OrderKey | None) -> str:
         """Queue a request, and return what happened."""
         try:
-            words = self._act(action, key, title)
+            words = self._act(action, key)
         except RegardsError as exc:
             words = f"{action} is not possible: {exc}"
         except Exception as exc:  # noqa: BLE001 - an error in a handler would only reach a log
             words = f"{action} is not possible: {type(exc).__name__}: {exc}"
         return clean(words, 300)
 
-    def _act(self, action: Action, key: OrderKey | None, title: str) -> str:
+    def _act(self, action: Action, key: OrderKey | None) -> str:
         tracker = self._tracker()
         if tracker is None:
             return "this tracker no longer exists; nothing was done"
@@ -257,21 +257,23 @@ class Clicks:
             if self._is_repeated(action, key):
                 return f"{action}: already queued"
         if action is Action.DOWNLOAD:
-            return self._download(tracker, key, title)
+            return self._download(tracker, key)
         if key is None:
             return f"{action}: choose an order first"
         getattr(tracker, action)(key)
-        return f"{action}: queued for {title}"
+        return f"{action}: queued for {self._title(key)}"
 
-    def _download(self, tracker: OrderTracker, key: OrderKey | None, title: str) -> str:
+    def _title(self, key: OrderKey) -> str:
+        return self._titles.get(key, key.correlation_id)
+
+    def _download(self, tracker: OrderTracker, key: OrderKey | None) -> str:
         keys = self.waiting if key is None else (key,)
         for each in keys:
             tracker.download_soon(each)
         if not keys:
             return "download: no order waits for a download; choose an order to fetch its files"
-        if key is None:
-            title = self._rows[keys[0]].title if len(keys) == 1 else f"{len(keys)} orders"
-        return f"download: queued for {title}"
+        what = self._title(keys[0]) if len(keys) == 1 else f"{len(keys)} orders"
+        return f"download: queued for {what}"
 
     def _is_repeated(self, action: Action, key: OrderKey | None) -> bool:
         """Return whether this click repeats the last one; a click without an order never does."""

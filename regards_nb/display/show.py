@@ -80,11 +80,11 @@ def _check_choice(widgets: str, source: str) -> None:
 
 
 def _choice() -> str:
-    if in_marimo():
-        return "anywidget"
-    if _chosen:
-        return _chosen[0]
     chosen = os.environ.get(WIDGETS_VARIABLE) or "ipywidgets"
+    if in_marimo():
+        chosen = "anywidget"
+    elif _chosen:
+        chosen = _chosen[0]
     _check_choice(chosen, WIDGETS_VARIABLE)
     return chosen
 
@@ -171,13 +171,13 @@ def mimebundle(
 
     *include* and *exclude* are MIME types, as IPython passes them.
     """
-    chosen = None if keys is None else tuple(keys)
-    snapshot = tracker.snapshot(chosen)
+    keys_of = _as_callable(keys)
+    snapshot = tracker.snapshot(keys_of)
     bundle: dict[str, Any] = {}
     refresh = refresh_thread_of(tracker)
     with refresh.showing():
         if (library := live_library()) and not in_marimo():
-            bundle = view_of(refresh, "show", lambda: chosen, library).bundle(snapshot)
+            bundle = view_of(refresh, "show", keys_of, library).bundle(snapshot)
             refresh.run()
     bundle = bundle or static_bundle(table_model(snapshot), as_of())
     return {
@@ -208,12 +208,10 @@ def widget(tracker: OrderTracker, keys: Iterable[OrderKey] | None = None) -> Any
     SettingsError
         The library of the widgets is not installed.
     """
-    chosen = None if keys is None else tuple(keys)
-    snapshot = tracker.snapshot(chosen)
-    library = _choice()
-    _check_choice(library, WIDGETS_VARIABLE)
+    keys_of = _as_callable(keys)
+    snapshot = tracker.snapshot(keys_of)
     refresh = refresh_thread_of(tracker)
-    made = view_of(refresh, "widget", lambda: chosen, library).widget(snapshot)
+    made = view_of(refresh, "widget", keys_of, _choice()).widget(snapshot)
     refresh.run()
     return made
 

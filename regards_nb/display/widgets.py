@@ -6,7 +6,6 @@ widget's layout: a scroll box inside the HTML would jump to the top at every rep
 
 from __future__ import annotations
 
-import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -52,21 +51,10 @@ class WidgetView(LiveView):
             layout=widgets.Layout(width="auto", max_width="420px", display="none"),
             style={"description_width": "initial"},
         )
-        self._filter.observe(lambda _: self.on_filter(), "value")
+        self._filter.observe(self.on_filter, "value")
         self._bar = ActionBar(tracker, self.answer)
         parts = [self._style, self._head, self._filter, self._table, self._foot]
-        self._box = widgets.VBox([*parts, self._bar.widget, self._answer])
-
-    @property
-    def root(self) -> Any:
-        """The widget that holds all others."""
-        return self._box
-
-    @property
-    def filter(self) -> str:
-        """The words that the user typed into the filter."""
-        typed: str = self._filter.value
-        return typed
+        self.root = widgets.VBox([*parts, self._bar.widget, self._answer])
 
     def update(self, model: TableModel, note: str, answer: str) -> None:
         """Show these texts; ipywidgets sends only the values that changed."""
@@ -80,7 +68,7 @@ class WidgetView(LiveView):
 
     def discard(self, *, keep_table: bool) -> None:
         """Remove the widgets from the kernel's memory; with *keep_table*, the table stays."""
-        table = (self._style, self._head, self._filter, self._table, self._foot, self._box)
+        table = (self._style, self._head, self._filter, self._table, self._foot, self.root)
         discard(*self._bar.widgets, self._answer, *(() if keep_table else table))
 
 
@@ -110,7 +98,6 @@ class OrderChoice:
 
     def __init__(self, on_choice: Callable[[Any], object]) -> None:
         self._on_choice = on_choice
-        self._keys: list[OrderKey] = []
         self._titles: dict[OrderKey, str] = {}
         self.widget = self._dropdown()
 
@@ -120,26 +107,21 @@ class OrderChoice:
         key: OrderKey | None = self.widget.value
         return key
 
-    def title(self, key: OrderKey) -> str:
-        """Return the text of an order in the list."""
-        return self._titles.get(key, key.correlation_id)
-
     def update(self, titles: dict[OrderKey, str]) -> None:
         """Add these orders to the list, or change their texts."""
-        new = [key for key in titles if key not in self._titles]
         merged = {**self._titles, **titles}
         if merged == self._titles:
             return
-        self._keys = [*self._keys, *new]
-        if len(self._keys) > MAX_CHOICES:
-            self._keys, merged = list(titles), titles
+        if len(merged) > MAX_CHOICES:
+            merged = titles
             discard(self.widget)
             self.widget = self._dropdown()
         self._titles = merged
         with self.widget.hold_sync():
-            self.widget.options = [(_NO_CHOICE, None), *((merged[key], key) for key in self._keys)]
+            lines = ((title, key) for key, title in merged.items())
+            self.widget.options = [(_NO_CHOICE, None), *lines]
             # A single order is chosen.
-            self.widget.index = 1 if len(self._keys) == 1 else 0
+            self.widget.index = 1 if len(merged) == 1 else 0
 
     def _dropdown(self) -> Any:
         dropdown = widgets.Dropdown(
@@ -168,8 +150,6 @@ class ActionBar:
     ) -> None:
         self._answer = answer
         self._clicks = Clicks(tracker)
-        # The refresh thread changes the list while a click reads it.
-        self._lock = threading.Lock()
         self._choice = OrderChoice(lambda _: self._enable())
         self._buttons = {
             action: widgets.Button(
@@ -188,8 +168,7 @@ class ActionBar:
     def update(self, model: TableModel) -> None:
         """Put the orders of the table into the list, and enable the buttons."""
         self._clicks.update(model)
-        with self._lock:
-            self._choice.update({row.key: row.title for row in model.rows})
+        self._choice.update({row.key: row.title for row in model.rows})
         if self.widget.children[0] is not self._choice.widget:
             self.widget.children = (self._choice.widget, *self._buttons.values())
         n_waiting, download = len(self._clicks.waiting), self._buttons[Action.DOWNLOAD]
@@ -213,7 +192,4 @@ class ActionBar:
             button.disabled = action not in allowed
 
     def _on_click(self, action: Action) -> None:
-        with self._lock:
-            key = self._choice.key
-            title = "" if key is None else self._choice.title(key)
-        self._answer(self._clicks.handle(action, key, title))
+        self._answer(self._clicks.handle(action, self._choice.key))
