@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 MODEL = "SWOT_PRODUCT"
-_DATASET_MODEL = "SWOT_DATASET"
 #: The fields that every catalogue of REGARDS has.
-FIXED_FIELDS = {
+_FIXED_FIELDS = {
     "id": FieldType.STRING,
     "providerId": FieldType.STRING,
     "label": FieldType.STRING,
@@ -53,7 +52,7 @@ ATTRIBUTES = {
     "date_end": (FieldType.DATE, "End of the observation"),
     "mean_sea_level_m": (FieldType.DOUBLE, "Mean sea level (m)"),
 }
-_FIELDS = FIXED_FIELDS | {name: kind for name, (kind, _) in ATTRIBUTES.items()}
+_FIELDS = _FIXED_FIELDS | {name: kind for name, (kind, _) in ATTRIBUTES.items()}
 
 _CREATED = datetime(2026, 1, 1, tzinfo=UTC)
 _NAMESPACE = uuid.UUID("6f1f5a52-9d0c-4f0e-8f0a-3f8a9f6f2b11")
@@ -147,16 +146,11 @@ class DataSet:
         """The URN of the data set."""
         return _urn("DATASET", self.tenant, self.name)
 
-    @property
-    def values(self) -> Json:
-        """The value of each field, for queries."""
-        return _identity(self.urn, self.name, _DATASET_MODEL)
-
     def feature(self) -> Json:
         """Return the data set as the search endpoints show it."""
         return {
             "entityType": "DATASET",
-            **self.values,
+            **_identity(self.urn, self.name, "SWOT_DATASET"),
             "tags": [],
             **_NOWHERE,
             "properties": {"description": self.description, "products": len(self.products)},
@@ -178,11 +172,6 @@ class Catalogue:
     def product(self, urn: str) -> Product | None:
         """Return the product of a URN."""
         return self._products.get(urn)
-
-    def search_datasets(self, query: str) -> list[DataSet]:
-        """Return the data sets that match a query on the fixed fields."""
-        matches = criterion(query, FIXED_FIELDS, tenant=self._tenant)
-        return [each for each in self.datasets.values() if matches(each.values)]
 
     def search(self, query: str) -> list[Product]:
         """Return the products that match a query, in the order of the catalogue."""

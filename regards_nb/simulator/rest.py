@@ -263,8 +263,8 @@ class Rest:
 
     @_serves(f"{_SEARCH}/datasets/search", Route.CATALOGUE, is_public=True)
     def search_datasets(self, call: _Call) -> Response:
-        """Search data sets."""
-        datasets = self.service.catalogue.search_datasets(call.query)
+        """List the data sets; the simulator has no queries for them."""
+        datasets = list(self.service.catalogue.datasets.values())
         return _page(call, datasets, default_size=20, show=lambda each: _resource(each.feature()))
 
     @_serves(f"{_LEGACY}/dataobjects/search/attributes", Route.CATALOGUE, is_public=True)
