@@ -236,12 +236,10 @@ def _broker(parameters: AmqpParameters | None, queue: str | None, look: _Look) -
 
 
 def _address(parameters: AmqpParameters, queue: str, look: _Look) -> Iterator[Finding]:
-    is_reachable = True
     for finding in _reach("broker", parameters.host, parameters.port):
         yield finding
-        is_reachable = finding.verdict is CheckResult.OK
-    if not is_reachable:
-        return
+        if finding.verdict is not CheckResult.OK:
+            return
     tls = _broker_tls(parameters)
     yield tls
     if tls.verdict is not CheckResult.FAILED:
@@ -320,13 +318,10 @@ def _queue(
 
 
 def _depth(messages: int) -> Finding:
-    is_deep = messages > MANY_MESSAGES
-    return Finding(
-        "queue depth",
-        counted(messages, "waiting message")
-        + (": start() takes a while to read them" if is_deep else ""),
-        CheckResult.WARNING if is_deep else CheckResult.OK,
-    )
+    text = counted(messages, "waiting message")
+    if messages > MANY_MESSAGES:
+        return _warning("queue depth", f"{text}: start() takes a while to read them")
+    return _ok("queue depth", text)
 
 
 def _other_consumers(n_consumers: int, sharing: Callable[[], int]) -> Finding:
@@ -517,10 +512,9 @@ def _disk(check: str, folder: Path) -> Iterator[Finding]:
         return
     yield _ok(check, str(folder))
     free_bytes = shutil.disk_usage(existing).free
-    is_little = free_bytes < LITTLE_DISK_BYTES
-    yield Finding(
-        "disk",
-        f"{free_bytes / 1e9:.1f} GB free"
-        + (f": delete files, or choose another folder with {instead}" if is_little else ""),
-        CheckResult.WARNING if is_little else CheckResult.OK,
-    )
+    text = f"{free_bytes / 1e9:.1f} GB free"
+    if free_bytes < LITTLE_DISK_BYTES:
+        advice = f"delete files, or choose another folder with {instead}"
+        yield _warning("disk", f"{text}: {advice}")
+    else:
+        yield _ok("disk", text)

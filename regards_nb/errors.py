@@ -102,13 +102,6 @@ def _show_group(shell: Any, kind: Any, error: Any, trace: Any, tb_offset: Any = 
     shell.showtraceback((kind, shown, trace), tb_offset=tb_offset)
 
 
-def _made_again(kind: type[BaseException], args: tuple[Any, ...], state: Any) -> BaseException:
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(state)
-    return error
-
-
 class RegardsError(Exception):
     """The root of every exception that regards_nb raises on purpose."""
 
@@ -124,7 +117,7 @@ class RegardsError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # By default pickle calls the class with the text alone, and some classes need more. An
         # error that cannot be read back ends a pool of processes.
-        return _made_again, (type(self), self.args, self.__dict__)
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class BrokerError(RegardsError):
