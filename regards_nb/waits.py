@@ -30,9 +30,9 @@ _Result = TypeVar("_Result")
 
 #: A call that waits for longer says what it waits for.
 SAID_AFTER_S = 1.0
-#: Minimum time between two lines about a server that answers each of many requests late, or about
-#: how far a call is.
-_AGAIN_S = 5.0
+#: Minimum time between two lines about a server that answers each of many requests late, about that
+#: of a journal, or about how far a call is.
+AGAIN_S = 5.0
 #: Maximum time until Ctrl-C ends a wait.
 _TURN_S = 1.0
 #: How often it is looked whether a job was stopped.
@@ -40,7 +40,8 @@ _STOP_TURN_S = 0.1
 _MOMENT_S = 0.1
 #: The names of the threads of this package begin so.
 _OWN_THREADS = "regards-nb"
-_pause = threading.Event()
+#: Nobody sets it: `idle.wait(0.1)` is a pause that nothing ends; see also `pause`.
+idle = threading.Event()
 
 
 class _Call:
@@ -64,7 +65,7 @@ class _Call:
     @property
     def due_s(self) -> float:
         """When the call has lasted so long, also since its last line, that it says what it does."""
-        return max(self.began_s + SAID_AFTER_S, self.at_s + _AGAIN_S)
+        return max(self.began_s + SAID_AFTER_S, self.at_s + AGAIN_S)
 
 
 #: What runs outside of a call of the user.
@@ -112,12 +113,12 @@ def awaited(
         try:
             speak_s = call.due_s
             if not call.progress:
-                own_s = began_s + max(SAID_AFTER_S, _AGAIN_S - _age_s(words()))
+                own_s = began_s + max(SAID_AFTER_S, AGAIN_S - _age_s(words()))
                 speak_s = min(max(speak_s, began_s + _MOMENT_S), own_s)
             # In turns: a signal that comes just before this thread sleeps does not wake it.
             while not (future.done() or now_s >= end_s or is_stopped()):
                 if now_s >= speak_s:
-                    speak_s = now_s + (_AGAIN_S if call.progress else _TURN_S)
+                    speak_s = now_s + (AGAIN_S if call.progress else _TURN_S)
                     texts, line_limit_s = [call.progress] if call.progress else [], math.inf
                     if not texts or now_s - began_s >= SAID_AFTER_S / 2:
                         texts.append(words())
@@ -185,7 +186,7 @@ def pause(pause_s: float) -> bool:
     """Wait for a time; return whether the block was ended or its time limit has passed."""
     end_s, stops = time.monotonic() + pause_s, _stops.get()
     # A thread waits for one event; of several it looks at each in turn.
-    event, turn_s = (stops[0], math.inf) if len(stops) == 1 else (_pause, _STOP_TURN_S)
+    event, turn_s = (stops[0], math.inf) if len(stops) == 1 else (idle, _STOP_TURN_S)
     while not (is_over := is_stopped() or time_left_s() <= 0):
         if (left_s := end_s - time.monotonic()) <= 0:
             break
@@ -202,7 +203,7 @@ def told(text: str, wait_s: float, *, again_s: float = 60.0, limit_s: float = ma
     if not speaks() or wait_s <= SAID_AFTER_S:
         return
     call, now_s, age_s = _call.get(), time.monotonic(), _age_s(text)
-    is_back = now_s - call.lasts_s > _AGAIN_S
+    is_back = now_s - call.lasts_s > AGAIN_S
     call.lasts_s = now_s if wait_s == math.inf else now_s + wait_s
     if age_s > again_s or is_back:
         call.text, call.at_s = text, now_s
@@ -349,7 +350,7 @@ def joined(
             speak_s = waited_s + _TURN_S
             if said != (said := text(_at_most(timeout_s))):
                 say(said)
-        _pause.wait(min(next(pauses), timeout_s - waited_s))
+        idle.wait(min(next(pauses), timeout_s - waited_s))
     return True
 
 

@@ -38,7 +38,7 @@ def tracker(simulator: Simulator, tmp_path: Path) -> Iterator[OrderTracker]:
 def _always_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each call seem to last for long, and each of its lines to be long ago."""
     monkeypatch.setattr(waits, "SAID_AFTER_S", -1.0)
-    monkeypatch.setattr(waits, "_AGAIN_S", -1.0)
+    monkeypatch.setattr(waits, "AGAIN_S", -1.0)
 
 
 @pytest.mark.usefixtures("_always_late")

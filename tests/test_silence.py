@@ -392,7 +392,7 @@ def test_a_cause_of_a_wait_that_comes_back_is_said_again(
     """While it lasts it is said once, however often it is looked at."""
     with waits.user_call():
         for n_lines, gap_s in enumerate((600, 600, 0, 0)):
-            monkeypatch.setattr(waits, "_AGAIN_S", gap_s)
+            monkeypatch.setattr(waits, "AGAIN_S", gap_s)
             waits.told("waiting for another kernel", math.inf)
             assert capsys.readouterr().out.count("\n") == (n_lines != 1)
 

@@ -53,7 +53,7 @@ from regards_nb.journal.sqlite_file import (
     warn_of_network,
 )
 from regards_nb.journal.use_lock import ConnectionUseLock, Outage, uninterrupted
-from regards_nb.waits import growing, time_left_s, told
+from regards_nb.waits import growing, idle, time_left_s, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -61,7 +61,6 @@ if TYPE_CHECKING:
     from regards_nb.journal.changes import Look
 
 _log = logging.getLogger(__name__)
-_pause = threading.Event()
 _T = TypeVar("_T")
 
 _LOCK_RETRY_S = 0.002
@@ -429,7 +428,7 @@ class Database:
                 else:
                     self._locked.over()
                     return connection
-                _pause.wait(_LOCK_RETRY_S)
+                idle.wait(_LOCK_RETRY_S)
 
     def _lock(self, end_s: float, *, silent: bool) -> sa.Connection:
         """Wait until *end_s*: for a server, or for the thread of this process that writes."""

@@ -7,7 +7,6 @@ for ever. After Ctrl-C it would ask such a server for 10 s to cancel the stateme
 from __future__ import annotations
 
 import math
-import threading
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import sqlalchemy as sa
 
 from regards_nb import waits
-from regards_nb.waits import awaited, is_after_stop, time_left_s, told
+from regards_nb.waits import AGAIN_S, awaited, idle, is_after_stop, time_left_s, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,12 +25,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_pause = threading.Event()
 _RESTART_RETRY_S = 0.1
 #: How long a call waits at least for a server that did not answer the call before.
 _LATER_S = 1.0
-#: Minimum time between two lines that say the same.
-_AGAIN_S = 5.0
 
 
 class Server:
@@ -125,9 +121,9 @@ class Server:
                 return result
             is_first = False
             if now_s - began_s > patience_s / 5:
-                told(self.text, patience_s, again_s=_AGAIN_S, limit_s=patience_s)
+                told(self.text, patience_s, again_s=AGAIN_S, limit_s=patience_s)
             if patience_s:
-                _pause.wait(_RESTART_RETRY_S)
+                idle.wait(_RESTART_RETRY_S)
 
     def end_s(self, began_s: float, *, has_answered: bool) -> float:
         """Return until when a connection may be silent, of which no byte has come since a time."""
@@ -153,7 +149,7 @@ class Silence:
         now_s, limit_s = time.monotonic(), self._end_s - self._since_s
         if now_s - self._since_s >= waits.SAID_AFTER_S:
             limit_s = max(limit_s, self._server.patience_s)
-            told(self._server.text, math.inf, again_s=_AGAIN_S, limit_s=limit_s)
+            told(self._server.text, math.inf, again_s=AGAIN_S, limit_s=limit_s)
         if now_s < self._end_s:
             return ""
         self._server.outage.met()

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from regards_nb.computer import file_system_of
 from regards_nb.errors import JournalError
 from regards_nb.text import counted
+from regards_nb.waits import idle
 
 if sys.platform == "linux":
     import fcntl
@@ -114,7 +115,6 @@ class _Locks:
 _locks: dict[_Inode, _Locks] = {}
 #: reentrant: the garbage collector can close a journal while this thread opens another one
 _locks_guard = threading.RLock()
-_pause = threading.Event()
 
 
 class SqliteFile:
@@ -325,7 +325,7 @@ def _hold(locks: _Locks, path: str, extent: tuple[int, int], *, with_lock: bool)
             try:
                 _set_lock(descriptor, extent, held=True)
             except BlockingIOError:  # another process opens or closes the journal just now
-                _pause.wait(_LOCK_RETRY_S)
+                idle.wait(_LOCK_RETRY_S)
             else:
                 break
     except OSError:
@@ -419,7 +419,7 @@ def _has_content(path: Path) -> bool:
         status = path.stat()
         if status.st_size > 1 or time.time() - status.st_mtime > _CREATION_S:
             return status.st_size > 1
-        _pause.wait(_LOCK_RETRY_S)
+        idle.wait(_LOCK_RETRY_S)
     return path.stat().st_size > 1
 
 

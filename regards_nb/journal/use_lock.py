@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from regards_nb import waits
 from regards_nb.errors import JournalError
 from regards_nb.threads import begin
-from regards_nb.waits import fulfil, in_main_thread, limited, speaks, this_call, time_left_s
+from regards_nb.waits import fulfil, idle, in_main_thread, limited, speaks, this_call, time_left_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +24,6 @@ _T = TypeVar("_T")
 
 _LOOK_EVERY_S = 0.1
 _USED_LOOK_S = 0.01
-_pause = threading.Event()
 #: Maximum wait of a call after others have waited without success.
 _LATER_S = 1.0
 #: Time until a call tries again and learns whether the outage goes on.
@@ -93,7 +92,7 @@ class ConnectionUseLock:
             if self._owner in {None, threading.get_ident()}:
                 return use
             del use
-            _pause.wait(_USED_LOOK_S)
+            idle.wait(_USED_LOOK_S)
 
     @contextmanager
     def exclusive(self, timeout_s: float) -> Iterator[None]:
@@ -108,7 +107,7 @@ class ConnectionUseLock:
                     "the files of the journal were changed, and other threads still read the old "
                     f"ones after {timeout_s:g} s. This is tried again"
                 )
-            _pause.wait(_USED_LOOK_S)
+            idle.wait(_USED_LOOK_S)
         try:
             yield
         finally:

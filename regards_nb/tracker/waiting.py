@@ -33,7 +33,16 @@ from regards_nb.tracker.life import RUNNING
 from regards_nb.tracker.rounds import AskingMeanwhile
 from regards_nb.tracker.selection import called, names_in
 from regards_nb.tracker.shared import LOOK_S
-from regards_nb.waits import ended_by, in_cell, in_thread, is_after_stop, limited, told, unasked
+from regards_nb.waits import (
+    AGAIN_S,
+    ended_by,
+    in_cell,
+    in_thread,
+    is_after_stop,
+    limited,
+    told,
+    unasked,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -57,8 +66,6 @@ _MOST_NAMED = 3
 _SILENT_S = 60.0
 _ADVICE = "wait(download=True)"
 _ASYNC_PAUSE_S = 0.005
-#: Minimum time between two lines on the same server of the journal.
-_AGAIN_S = 5.0
 #: How often a wait asks the server of the journal for what is new.
 _ASK_JOURNAL_S = 1.0
 _INSTEAD = "Use `await tracker.wait_async()`, which nests nothing, or wait() without run_loop"
@@ -330,7 +337,7 @@ class Wait(WaitingCall):
 
         def tell() -> None:
             if text := journal.obstacle():
-                told(text, math.inf, again_s=_AGAIN_S)
+                told(text, math.inf, again_s=AGAIN_S)
 
         return await self._beside_loop(self._is_over_now, tell)
 
