@@ -41,7 +41,6 @@ from regards_nb.threads import JobThreads
 from regards_nb.tracker.fetch import (
     CallOptions,
     DownloadRequest,
-    OrderToFetch,
     WorkerCall,
     begin_processing,
     fetch_order,
@@ -133,7 +132,7 @@ class Downloads:
                 fetch_order,
                 self._sync.client,
                 self._shared.journal,
-                OrderToFetch.of(order, order_id),
+                order,
                 request,
                 running,
                 workspace=self._workspace,

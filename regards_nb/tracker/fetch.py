@@ -47,7 +47,7 @@ from regards_nb.errors import (
     WorkspaceError,
 )
 from regards_nb.journal import order_lease
-from regards_nb.orders import GONE
+from regards_nb.orders import GONE, replaced
 from regards_nb.output import say
 from regards_nb.text import raised_at, user_frames
 from regards_nb.threads import begin
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from regards_nb.client import RegardsClient
     from regards_nb.download import Check, FileLog, Place
     from regards_nb.journal import Holder, Journal
-    from regards_nb.orders import OrderState
+    from regards_nb.orders import OrderKey, OrderState
     from regards_nb.settings import SettingsSource, WorkerSettings
     from regards_nb.tracker.shared import Shared
 
@@ -105,45 +105,17 @@ class DownloadRequest(NamedTuple):
         return self.directory is None and self.check == "none" and not self.again
 
 
-class OrderToFetch(NamedTuple):
-    """What a download needs to know of an order: numbers and the tenant, and no link.
-
-    *up_to_row*: the newest event that the download answers; *is_new*: no download has answered it.
-    *lacks_files*: REGARDS could not prepare some files, and no manifest lists them. *has_ended*: it
-    prepares no more.
-    """
-
-    tenant: str | None
-    order_id: int
-    up_to_row: int
-    lacks_files: bool
-    has_ended: bool
-    is_new: bool
-
-    @classmethod
-    def of(cls, order: OrderState, order_id: int) -> OrderToFetch:
-        """Return what a download needs of the state of an order."""
-        return cls(
-            tenant=order.tenant,
-            order_id=order_id,
-            up_to_row=max(order.ready_row, order.errors_row),
-            lacks_files=bool(order.errors_row and order.ready_row),
-            has_ended=order.finished,
-            is_new=order.to_download,
-        )
-
-
 @unspoken()
 def fetch_order(
     client: RegardsClient,
     journal: Journal,
-    order: OrderToFetch,
+    order: OrderState,
     request: DownloadRequest,
     running: RunningDownload,
     *,
     workspace: Place,
 ) -> DownloadResult:
-    """Download the ready files of an order, and record them in the journal.
+    """Download the ready files of an order that has a number, and record them in the journal.
 
     One process at a time does it, of all that share the journal. The others wait, and then fetch
     the files that their own workspace lacks. With ``request.if_free``, HeldElsewhereError is raised
@@ -152,6 +124,9 @@ def fetch_order(
     *workspace* is as in `Downloads`. The stop of *running* ends the download, and verified files
     stay.
     """
+    assert order.order_id is not None  # noqa: S101 - its callers refuse it
+    # the newest event that the download answers
+    up_to_row = max(order.ready_row, order.errors_row)
     if (before := running.before) is not None:
         while wait_for([before.future], LOOK_S).not_done:
             # The connection may be dead, while REGARDS answers a new request at once.
@@ -165,25 +140,26 @@ def fetch_order(
         running.changed()
         if running.stop.wait(LOOK_S):
             raise DownloadError(
-                f"the download of order {order.order_id} was stopped while {holder} was "
-                "downloading it"
+                f"the download of {order.name} was stopped while {holder} was downloading it"
             )
 
     lease = order_lease(client.tenant, order.order_id)
     with (
         ended_by(running.stop),
         watched(running.last_byte),
-        words_first(ServiceError, f"order {order.order_id}"),
+        words_first(ServiceError, order.name),
         held(journal, lease, None if request.if_free else wait),
     ):
         running.holder = None
-        was_fetched = order.up_to_row <= journal.fetched_row(order.tenant, order.order_id)
-        if order.is_new and was_fetched and request.only_new_files:
+        was_fetched = up_to_row <= journal.fetched_row(order.tenant, order.order_id)
+        if order.to_download and was_fetched and request.only_new_files:
             return DownloadResult(order_id=order.order_id)  # by another process, meanwhile
         archive = archive_of(client.base_url, client.tenant)
         log = journal.file_log(client.tenant, workspace)
-        # The manifest names no file that was downloaded before, with this or another journal.
-        if order.lacks_files or (request.again and order.has_ended):
+        # The manifest names no file that REGARDS could not prepare, or that was downloaded before,
+        # with this or another journal.
+        lacks_files = order.errors_row and order.ready_row
+        if lacks_files or (request.again and order.finished):
             list_others(client, order.order_id, log)
         originals = partial(order_folder, workspace, order.order_id, archive)
         folder = request.directory or originals()
@@ -202,13 +178,13 @@ def fetch_order(
         except IncompleteDownloadError:
             # The server has sent the files and prepares the next ones. The journal names
             # the missing files, and the next download asks only for those.
-            journal.save_fetched(order.tenant, order.order_id, order.up_to_row)
+            journal.save_fetched(order.tenant, order.order_id, up_to_row)
             running.fetched(None)
             raise
         except NotAllowedError:
             running.fetched(None)  # perhaps it belongs to another user
             raise
-        journal.save_fetched(order.tenant, order.order_id, order.up_to_row)
+        journal.save_fetched(order.tenant, order.order_id, up_to_row)
         running.fetched(result)
         return result
 
@@ -303,7 +279,7 @@ def begin_processing(
 
     The executor does it; without one, the thread of the call.
     """
-    order_id, executor = order.order_id or 0, options.executor
+    executor = options.executor
     outer: Future[Any] = Future()
     fetched: Future[Any] = Future()
     if order.status in GONE:
@@ -313,7 +289,7 @@ def begin_processing(
 
     def run() -> None:
         try:
-            paths = shared.paths(order_id)
+            paths = shared.paths(order.order_id)
             with users_code():
                 outer.set_result(process(paths) if paths else None)
         except BaseException as exc:
@@ -321,7 +297,7 @@ def begin_processing(
             if executor is None and not isinstance(exc, Exception):
                 raise
             is_ours = isinstance(exc, JournalError)
-            outer.set_exception(exc if is_ours else processing_error(order_id, exc))
+            outer.set_exception(exc if is_ours else processing_error(order, exc))
         shared.signal.send()
 
     def submit(executor: Executor) -> None:
@@ -365,7 +341,7 @@ class WorkerCall:
         self._process = None if options.process is None else packed_function(options.process)
         self._id = uuid.uuid4().hex
         self._is_stopped = False
-        self._inner: dict[int, Future[Any]] = {}
+        self._inner: dict[OrderKey, Future[Any]] = {}
 
     def begin(self, order: OrderState) -> Future[Any]:
         """Begin an order; the result is that of ``process=``, None without files."""
@@ -373,7 +349,7 @@ class WorkerCall:
         task = WorkerTask(
             call=self._id,
             settings=self._settings,
-            order=OrderToFetch.of(order, order_id),
+            order=replaced(order, download_link=None),
             request=self._request,
             fetch=order.status not in GONE,
             process=self._process,
@@ -398,18 +374,18 @@ class WorkerCall:
     def _follow(
         self, task: WorkerTask, outer: Future[Any], inner: Future[Any], *, is_second: bool
     ) -> None:
-        self._inner[task.order.order_id] = inner
+        self._inner[task.order.key] = inner
         inner.add_done_callback(partial(self._ended, task, outer, is_second=is_second))
 
     def _ended(
         self, task: WorkerTask, outer: Future[Any], inner: Future[Any], *, is_second: bool
     ) -> None:
         """Pass on what a worker answered; called in a thread of the executor."""
-        order_id = task.order.order_id
+        name = task.order.name
         # Dask keeps a result as long as its future exists, and makes it again when its worker ends.
-        self._inner.pop(order_id, None)
+        self._inner.pop(task.order.key, None)
         if inner.cancelled():
-            outer.set_exception(DownloadError(f"order {order_id} was cancelled before it began"))
+            outer.set_exception(DownloadError(f"{name} was cancelled before it began"))
             return
         error = inner.exception()
         if isinstance(error, BrokenExecutor) and not is_second and not self._is_stopped:
@@ -417,7 +393,7 @@ class WorkerCall:
             self._shared.signal.send()
             return
         if error is not None:
-            outer.set_exception(_worker_lost(order_id, error))
+            outer.set_exception(_worker_lost(name, error))
             return
         answer = inner.result()
         if isinstance(answer, RegardsError):
@@ -426,7 +402,7 @@ class WorkerCall:
         try:
             outer.set_result(answer and pickle.loads(answer))  # noqa: S301 - of our own worker
         except Exception as exc:  # noqa: BLE001 - a class of the user that is not here
-            told = DownloadError(f"order {order_id}: its result cannot be read here: {exc}")
+            told = DownloadError(f"{name}: its result cannot be read here: {exc}")
             told.__cause__ = exc
             outer.set_exception(told)
 
@@ -436,9 +412,9 @@ class WorkerCall:
         Alone in its process, an order that kills its worker again harms no other.
         """
         if not isinstance(self._executor, concurrent.futures.ProcessPoolExecutor):
-            outer.set_exception(_worker_lost(task.order.order_id, error))
+            outer.set_exception(_worker_lost(task.order.name, error))
             return
-        _log.warning("order %d begins again: %s", task.order.order_id, error)
+        _log.warning("%s begins again: %s", task.order.name, error)
         inner = self._submit(partial(_run_in_new_process, task))
         self._follow(task, outer, inner, is_second=True)
 
@@ -461,10 +437,10 @@ def _run_in_new_process(task: WorkerTask) -> Any:
         return pool.submit(run_in_worker, task).result()
 
 
-def _worker_lost(order_id: int, error: BaseException) -> DownloadError:
+def _worker_lost(name: str, error: BaseException) -> DownloadError:
     text = str(error) or "no reason given"
     lost = DownloadError(
-        f"order {order_id}: its worker ended ({type(error).__name__}: {text}), perhaps for lack of "
+        f"{name}: its worker ended ({type(error).__name__}: {text}), perhaps for lack of "
         "memory. Verified files stay: call download() again"
     )
     lost.__cause__ = error
@@ -538,7 +514,7 @@ def settings_for_workers(
 
 
 class WorkerTask(NamedTuple):
-    """One order for a worker. It holds no secret: no link, password or token.
+    """One order for a worker, without its link. It holds no secret: no password or token.
 
     *call* is the id that the journal names when the call is stopped. Without *fetch* the files are
     in place, and are only processed. *process* is the user's function, from `packed_function`.
@@ -546,7 +522,7 @@ class WorkerTask(NamedTuple):
 
     call: str
     settings: WorkerSettings
-    order: OrderToFetch
+    order: OrderState
     request: DownloadRequest
     fetch: bool
     process: bytes | None
@@ -587,15 +563,15 @@ def run_in_worker(task: WorkerTask) -> bytes | RegardsError | None:
             process = pickle.loads(task.process)  # noqa: S301 - the user's own function
             return pickle.dumps(process(paths))
         except BaseException as exc:  # noqa: BLE001 - the caller raises it, also SystemExit
-            return _told(task, processing_error(task.order.order_id, exc))
+            return _told(task, processing_error(task.order, exc))
     except Exception as exc:  # noqa: BLE001 - the caller raises it
         return _told(task, exc)
 
 
-def processing_error(order_id: int, cause: BaseException) -> ProcessingError:
+def processing_error(order: OrderState, cause: BaseException) -> ProcessingError:
     """Return the error for a function of the user that failed."""
     error = ProcessingError(
-        f"order {order_id}: process= raised {type(cause).__name__}: {cause} {raised_at(cause)}. "
+        f"{order.name}: process= raised {type(cause).__name__}: {cause} {raised_at(cause)}. "
         "Its files are in place"
     )
     error.__cause__ = cause
@@ -608,8 +584,8 @@ def _told(task: WorkerTask, error: Exception) -> RegardsError:
     if isinstance(error, RegardsError):
         told, lines = error, "".join(traceback.format_list(user_frames(cause)))
     else:
-        number, kind = task.order.order_id, type(error).__name__
-        told = DownloadError(f"order {number}: {kind} in its worker: {error}")
+        kind = type(error).__name__
+        told = DownloadError(f"{task.order.name}: {kind} in its worker: {error}")
         lines = "".join(traceback.format_exception(cause))
     told.add_note(f"in a worker on {socket.gethostname()}\n{lines}".rstrip())
     return told
@@ -636,7 +612,7 @@ def _fetch(task: WorkerTask) -> list[Path]:
                     workspace=workspace,
                 )
         records = journal.file_log(settings.tenant, workspace)
-        return paths_of(records.files(order.order_id))
+        return paths_of(records.files(order.order_id or 0))
 
 
 @contextmanager
