@@ -52,7 +52,7 @@ _DOING = {
     "cancel": "cancelling",
     "delete": "deleting",
 }
-#: The status after an action, used when the order cannot be asked for afterwards.
+#: The status after an action, used when the order cannot be asked for afterwards; else it is gone.
 _EXPECTED = {"pause": "PAUSED", "resume": "RUNNING", "retry": "RUNNING"}
 
 
@@ -76,16 +76,17 @@ class OrderActions:
             say(f"nothing to {action}: no order is selected")
         left, total = list(keys), counted(len(keys), "order")
         done: list[OrderKey] = []
-        carried_out: list[str] = []
-        errors: list[RegardsError] = []
+        n_carried_out, errors = 0, list[RegardsError]()
         try:
             while left:
                 so_far = f"{_DOING[action]}: {len(keys) - len(left)} of {total}"
                 with progress(so_far if len(keys) > 1 else ""):
+                    carried_out: list[str] = []
                     try:
                         done.append(self.act(action, left[0], carried_out, **details))
                     except RegardsError as exc:
                         errors.append(exc)
+                n_carried_out += action in carried_out
                 del left[0]
                 if left and errors and isinstance(errors[-1], JournalError):
                     names = [self._shared.state(key).name for key in left]
@@ -104,14 +105,12 @@ class OrderActions:
         if len(errors) > 1 or (errors and done):
             told = "; ".join(map(str, errors))
             worst = next((e for e in errors if not isinstance(e, NotAllowedError)), errors[0])
-            raise type(worst)(f"{carried_out.count(action)} of {total} done. {told}") from worst
+            raise type(worst)(f"{n_carried_out} of {total} done. {told}") from worst
         for error in errors:
             raise error
         return done
 
-    def act(
-        self, action: str, key: OrderKey, carried_out: list[str] | None = None, **details: Any
-    ) -> OrderKey:
+    def act(self, action: str, key: OrderKey, carried_out: list[str], **details: Any) -> OrderKey:
         """Do one action on one order, and return its key once the server has done it.
 
         After a restart it is the key of the new order. NotAllowedError: the server refuses; the
@@ -127,43 +126,87 @@ class OrderActions:
                 f"{state.name} has no number, so there is nothing to {action}: "
                 f"{state.status}{state.reason}. {NEW_ORDER}"
             )
-        done: list[str] = []
         shared = self._shared
         with unchanged(f"{action} {state.name}"):
             self._sync.prove_journal()
         shared.acting[state.order_id] = f"asking REGARDS to {action} {state.name}"
         shared.signal.send()
         try:
-            with words_first(ServiceError, f"order {state.order_id}"):
-                of_client = "delete" if action == "cancel" else action
-                is_restart = action == "restart"
-                send = self._restart if is_restart else getattr(self._sync.client, of_client)
-                send = partial(send, state.order_id, **details)
-                order_id = _act(
-                    self._sync, action, state, state.order_id, self._stop, send=send, done=done
-                )
+            with words_first(ServiceError, state.name):
+                order_id = self._carry_out(self._sync, action, state, carried_out, **details)
         except KeyboardInterrupt as exc:
-            in_work = bool(done) or getattr(exc, "in_work", False)
+            in_work = bool(carried_out) or getattr(exc, "in_work", False)
             raise StoppedWaiting(in_work=in_work) from None
         except JournalError as exc:
-            if action in done:
+            if action in carried_out:
                 exc.put_first(
                     f"REGARDS did {action} {state.name}. Do not repeat it: the tracker journals it "
                     "as soon as it can"
                 )
             raise
         finally:
-            if carried_out is not None:
-                carried_out += done
             shared.acting.pop(state.order_id, None)
             shared.signal.send()
         return self._shared.frames.key_of(order_id) or key
+
+    def _carry_out(
+        self, sync: RestSync, action: str, state: OrderState, carried_out: list[str], **details: Any
+    ) -> int:
+        """Send the request, and journal the outcome; return the number of the order.
+
+        What REGARDS has done is added to *carried_out*. A restart returns the number of the new
+        order, which it has journalled.
+        """
+        order_id = state.order_id or 0
+        of_client = "delete" if action == "cancel" else action
+        send = self._restart if action == "restart" else getattr(sync.client, of_client)
+        if action == "cancel":
+            # An order that has ended, also at this very moment, can be deleted without a pause.
+            with suppress(NotAllowedError):
+                sync.client.pause(order_id)
+                carried_out.append("pause")
+        ends_at_s, pauses = time.monotonic() + _JOBS_STOP_TIMEOUT_S, growing(0.5, 10.0)
+        while True:
+            try:
+                new_order_id: int | None = send(order_id, **details)
+                carried_out.append(action)
+                break
+            except NotAllowedError as exc:
+                remote = _asked_for(sync, order_id)
+                if remote is None:
+                    raise
+                is_stopping = remote.status in _JOBS_STOPPING.get(action, ())
+                pause_s, left_s = next(pauses), ends_at_s - time.monotonic()
+                if is_stopping and left_s > 0:
+                    limit = f"at most {_JOBS_STOP_TIMEOUT_S:g} s"
+                    told(
+                        f"waiting until REGARDS has stopped the jobs of {state.name}, {limit}",
+                        _JOBS_STOP_TIMEOUT_S - left_s + pause_s,
+                    )
+                if not is_stopping or left_s <= 0 or self._stop.wait(min(pause_s, left_s)):
+                    with suppress(JournalError):  # what it says of a refused order is new
+                        sync.keep_outcome(state, remote)
+                    raise _refused(action, order_id, exc, remote) from exc
+        if new_order_id is not None:
+            return new_order_id
+        # No message tells of a deletion (protocol.md 1.6), and the list leaves the order out from
+        # now on. Of another action without an answer the next round of REST sync tells.
+        outcome = _asked_for(sync, order_id) if action in _EXPECTED else None
+        expected = RemoteOrder(
+            order_id=order_id,
+            status=_EXPECTED.get(action, "DELETED"),
+            label=state.label,
+            expires_at=state.expires_at,
+            percent_completed=None if state.progress is None else round(100 * state.progress),
+        )
+        sync.keep_outcome(state, outcome or expected, f"by the action {action}")
+        return order_id
 
     def begin(self, action: str, key: OrderKey) -> None:
         """Act on one order in the background; keep an error for the display and the next call."""
         number = self._shared.state(key).order_id
         what = f"to {action} order {key.correlation_id if number is None else number}"
-        future = self._threads.submit(partial(self.act, action, key))
+        future = self._threads.submit(partial(self.act, action, key, []))
         errors = self._shared.errors
 
         def ended(done: Any) -> None:
@@ -183,58 +226,6 @@ class OrderActions:
         return unended
 
 
-def _act(
-    sync: RestSync,
-    action: str,
-    state: OrderState,
-    order_id: int,
-    stop: threading.Event,
-    *,
-    send: Callable[[], int | None],
-    done: list[str],
-) -> int:
-    """Do one action on one order, and journal the outcome; return the number of the order.
-
-    *send* sends the request. That of a restart journals the new order and returns its number. What
-    REGARDS has carried out is added to *done*.
-    """
-    if action == "cancel":
-        # An order that has ended, also at this very moment, can be deleted without a pause.
-        with suppress(NotAllowedError):
-            sync.client.pause(order_id)
-            done.append("pause")
-    ends_at_s, pauses = time.monotonic() + _JOBS_STOP_TIMEOUT_S, growing(0.5, 10.0)
-    while True:
-        try:
-            new_order_id = send()
-            done.append(action)
-            break
-        except NotAllowedError as exc:
-            remote = _asked_for(sync, order_id)
-            if remote is None:
-                raise
-            is_stopping = remote.status in _JOBS_STOPPING.get(action, ())
-            pause_s, left_s = next(pauses), ends_at_s - time.monotonic()
-            if is_stopping and left_s > 0:
-                limit = f"at most {_JOBS_STOP_TIMEOUT_S:g} s"
-                told(
-                    f"waiting until REGARDS has stopped the jobs of order {order_id}, {limit}",
-                    _JOBS_STOP_TIMEOUT_S - left_s + pause_s,
-                )
-            if not is_stopping or left_s <= 0 or stop.wait(min(pause_s, left_s)):
-                with suppress(JournalError):  # what it says of a refused order is new
-                    sync.keep_outcome(state, remote)
-                raise _refused(action, order_id, exc, remote) from exc
-    if new_order_id is not None:
-        return new_order_id
-    # No message tells of a deletion (protocol.md 1.6), and the list leaves the order out from now
-    # on. Of another action without an answer the next round of REST sync tells.
-    expected = _expected(state, order_id, _EXPECTED.get(action, "DELETED"))
-    outcome = _asked_for(sync, order_id) if action in _EXPECTED else None
-    sync.keep_outcome(state, outcome or expected, f"by the action {action}")
-    return order_id
-
-
 def unchanged(doing: str) -> AbstractContextManager[None]:
     """Say in a JournalError of the block, which comes before a request, that none was sent."""
     return words_first(JournalError, f"nothing was changed at REGARDS to {doing}")
@@ -245,17 +236,6 @@ def _asked_for(sync: RestSync, order_id: int) -> RemoteOrder | None:
         return sync.client.order(order_id)
     except ServiceError:
         return None
-
-
-def _expected(state: OrderState, order_id: int, status: str) -> RemoteOrder:
-    """Return the order as it was known, in a new status."""
-    return RemoteOrder(
-        order_id=order_id,
-        status=status,
-        label=state.label,
-        expires_at=state.expires_at,
-        percent_completed=None if state.progress is None else round(100 * state.progress),
-    )
 
 
 def _refused(
