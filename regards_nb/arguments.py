@@ -8,9 +8,9 @@ from __future__ import annotations
 import inspect
 import re
 from contextlib import suppress
-from functools import wraps
+from functools import partial, wraps
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from regards_nb.errors import SettingsError
 
@@ -52,7 +52,7 @@ def check_flags(**values: object) -> None:
 
 def check_numbers(**values: object) -> None:
     """Refuse a value that is no number from 0 on, such as "60" for seconds; None is no limit."""
-    _check("a number, 0 or more", _is_number, values)
+    _check("a number, 0 or more", partial(_is_from_zero, Real), values)
 
 
 def check_texts(**values: object) -> None:
@@ -78,7 +78,7 @@ def check_local_paths(**values: object) -> None:
 
 def check_counts(**values: object) -> None:
     """Refuse a value that is not a whole number from 0 on; None is no limit."""
-    _check("a whole number, 0 or more", _is_count, values)
+    _check("a whole number, 0 or more", partial(_is_from_zero, Integral), values)
 
 
 def check_choice(name: str, value: object, *choices: str) -> None:
@@ -129,17 +129,11 @@ def _check(words: str, is_right: Callable[[object], bool], values: dict[str, obj
             raise SettingsError(f"{name} must be {words}, not {value!r:.100}")
 
 
-def _is_number(value: object) -> bool:
+def _is_from_zero(kind: Any, value: object) -> bool:
     if value is None or isinstance(value, bool):
         return value is None
     # Also refuses NaN: as a time limit it would never be over.
-    return isinstance(value, Real) and float(value) >= 0
-
-
-def _is_count(value: object) -> bool:
-    if value is None or isinstance(value, bool):
-        return value is None
-    return isinstance(value, Integral) and int(value) >= 0
+    return isinstance(value, kind) and float(value) >= 0
 
 
 def _is_path(value: object) -> bool:

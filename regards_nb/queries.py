@@ -231,16 +231,12 @@ def selection(wanted: Any) -> list[str]:
     texts = [each.strip() if isinstance(each, str) else each for each in texts]
     if name == "provider_id":
         return provider_ids(texts)
-    of_urn = [isinstance(each, str) and each.startswith(_URN) for each in texts]
-    if all(of_urn):
-        return urns(texts)
-    if all(
-        is_urn or (isinstance(each, str) and _WORD.fullmatch(each))
-        for each, is_urn in zip(texts, of_urn, strict=True)
-    ):
-        named = [each for each, is_urn in zip(texts, of_urn, strict=True) if not is_urn]
-        by_urn = [each for each, is_urn in zip(texts, of_urn, strict=True) if is_urn]
-        return provider_ids(named) + (urns(by_urn) if by_urn else [])
+    by_urn, named = list[Any](), list[Any]()
+    for each in texts:
+        is_urn = isinstance(each, str) and each.startswith(_URN)
+        (by_urn if is_urn else named).append(each)
+    if all(isinstance(each, str) and _WORD.fullmatch(each) for each in named):
+        return (provider_ids(named) if named else []) + (urns(by_urn) if by_urn else [])
     for each in texts:
         check(each)
     return texts
