@@ -21,7 +21,6 @@ from regards_nb.download import (
     FileChecker,
     OrderRecords,
     archive_of,
-    as_place,
     order_folder,
     stopped_text,
 )
@@ -473,17 +472,13 @@ class Downloads:
     def stopped(
         self,
         keys: Iterable[OrderKey],
-        options: CallOptions | None = None,
+        request: DownloadRequest = _NEW_FILES,
         *,
-        again: bool = False,
+        processes: bool = False,
     ) -> str:
         """Return how far the downloads of some orders had come when the user stopped the call."""
-        process = ""
-        if options is not None and options.process is not None:
-            process = ", and calls process= with the files of each order again"
-        directory = None if options is None else options.directory
-        folder = None if directory is None else as_place(directory)
-        files = []
+        process = ", and calls process= with the files of each order again" if processes else ""
+        folder, files = request.directory, []
         for state in self._shared.states(keys):
             n_files, where = state.downloaded_files, ""
             if folder is not None:  # files that are elsewhere may not have been copied
@@ -491,7 +486,7 @@ class Downloads:
                 n_files, where = sum(folder in path.parents for path in paths), f" in {folder}"
             n_of = f"{n_files} of {counted(state.files_total or 0, 'file')}"
             files.append(f"{n_of if state.files_total else 'no file'} of {state.name}{where}")
-        return stopped_text(listed(files, most=_MOST_NAMED), again=again) + process
+        return stopped_text(listed(files, most=_MOST_NAMED), again=request.again) + process
 
     def stop(self, timeout_s: float) -> str:
         """End all downloads. Verified files stay, and the next download fetches only the rest.

@@ -335,10 +335,7 @@ class Submission:
         name = request.correlation_id
         try:
             with self.fate_told(request), held(self._shared.journal, self._lease, self._wait_for):
-                earlier = self._saved(name)
-                is_open = earlier is not None and earlier.was_sent
-                if earlier is None or not is_open or not self._find(client, request, earlier):
-                    self._send_over_rest(client, request, earlier)
+                self._order_over_rest(client, request, self._earlier(request))
                 answer = self._answers.pop(name)
                 assert isinstance(answer, RemoteOrder)  # noqa: S101 - see _journal_answer
                 return answer.order_id
@@ -394,8 +391,7 @@ class Submission:
             with words_first(ServiceError, _nothing(request)):
                 self._look_first(request, refuse_cart=refuse_cart, estimate=estimate)
         if self._sync is not None:
-            if earlier is None or not self._find(self._sync.client, request, earlier):
-                self._send_over_rest(self._sync.client, request, earlier)
+            self._order_over_rest(self._sync.client, request, earlier)
         elif self._broker is not None:
             self._send_over_amqp(self._broker, request, sent_before=earlier is not None)
 
@@ -482,12 +478,17 @@ class Submission:
 
     # -- over REST --
 
-    def _send_over_rest(
+    def _order_over_rest(
         self, client: RegardsClient, request: Request, earlier: EarlierRequest | None
     ) -> None:
+        """Send a request, unless there is an order of the *earlier* one under its name."""
+        if earlier is not None and self._find(client, request, earlier):
+            return
         with words_first(ServiceError, _nothing(request)):
             newest_before = self._newest_order_id(client, request)
-        if self._was_sent_meanwhile(client, request, earlier):
+        # Another kernel may have sent it while this one was suspended.
+        now = self._earlier(request)
+        if now is not None and now != earlier and self._find(client, request, now):
             return
         self._save(request, sent=True, newest_before=newest_before)
         answer: ApplyResponse | RemoteOrder
@@ -521,15 +522,6 @@ class Submission:
                 status_code=exc.status_code,
             ) from exc
         self._journal_answer(request, answer)
-
-    def _was_sent_meanwhile(
-        self, client: RegardsClient, request: Request, earlier: EarlierRequest | None
-    ) -> bool:
-        """Return whether another kernel has ordered it, as while this one was suspended."""
-        now = self._saved(request.correlation_id)
-        if now is None or not now.was_sent or now == earlier:
-            return False
-        return self._find(client, request, now)
 
     def _newest_order_id(self, client: RegardsClient, request: Request) -> int | None:
         """Return the number of the newest order, 0 without any; None if the list is broken.

@@ -29,7 +29,7 @@ from regards_nb.tracker.waiting import WaitingCall
 from regards_nb.waits import growing, limited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from regards_nb.frames import States
     from regards_nb.orders import OrderState
@@ -63,6 +63,7 @@ class TableOrders(WaitingCall):
         asked: AutoDownload | None,
         timeout_s: float | None,
         refuse_cart: bool,
+        estimate: bool,
         retry: bool,
     ) -> None:
         super().__init__(shared, blocking, life, asked=asked, timeout_s=timeout_s)
@@ -76,8 +77,6 @@ class TableOrders(WaitingCall):
         #: The requests as the table has them, and under the names with which they are sent.
         self._wanted: list[Request] = []
         self._requests: list[Request] = []
-        #: Those that were never sent under their label.
-        self._new: list[Request] = []
         #: The places in the list of those that are still to be made.
         self._pending: deque[int] = deque()
         self._not_before_s = 0.0
@@ -85,7 +84,7 @@ class TableOrders(WaitingCall):
         #: Why REGARDS did not get the last request.
         self._obstacle = ""
         #: Gets the estimate of each order, only so that none is made of nothing; None: not asked.
-        self._estimate: Callable[[str], object] | None = None
+        self._estimate = (lambda _: None) if estimate else None
         #: By their places, why orders were not made.
         self._refused: dict[int, str] = {}
 
@@ -110,6 +109,7 @@ class TableOrders(WaitingCall):
     def plan(self, wanted: Iterable[Request]) -> None:
         """Find out which of the requests were sent before, under which name. Send nothing.
 
+        Say what those will contain that were never sent, if that is asked for.
         SettingsError: a label was used for other products, the tracker is not started, or REGARDS
         would deny a request.
         """
@@ -118,9 +118,14 @@ class TableOrders(WaitingCall):
             request.check()
         self._life.require_running()
         with limited(self._deadline_s):
-            self._plan()
+            new = self._plan()
+            asks = bool(new) and self._estimate is not None
+            text = self._submission.estimate(new) if asks else None
+        if text is not None:
+            say(f"ordering {text} ({counted(len(new), 'order')})")
 
-    def _plan(self) -> None:
+    def _plan(self) -> list[Request]:
+        """Return the requests that were never sent under their label."""
         self._bases = {each.label or "" for each in self._wanted}
         attempts = self._submission.labelled(partial(_is_attempt, self._bases))
         named = [(self._named(request, attempts), request.label or "") for request in self._wanted]
@@ -134,7 +139,7 @@ class TableOrders(WaitingCall):
             place for place, r in enumerate(self._requests) if find(r.correlation_id) is None
         )
         pending = [self._requests[place] for place in self._pending]
-        self._new = [r for r in pending if (r.label or "") not in attempts]
+        return [r for r in pending if (r.label or "") not in attempts]
 
     def _named(self, request: Request, attempts: dict[str, list[EarlierRequest]]) -> Request | None:
         """Return a request with the name under which it was sent, or with a new one.
@@ -178,14 +183,6 @@ class TableOrders(WaitingCall):
         if state.status in GONE:
             return not state.downloaded_files
         return state.status in _FAILED and not state.ready_row
-
-    def show_estimate(self) -> None:
-        """Say what the requests that were never sent will contain; none is made of nothing."""
-        self._estimate = lambda _: None
-        with limited(self._deadline_s):
-            text = self._submission.estimate(self._new) if self._new else None
-        if text is not None:
-            say(f"ordering {text} ({counted(len(self._new), 'order')})")
 
     # -- making them
 
@@ -290,7 +287,9 @@ class TableOrders(WaitingCall):
         """Return which orders were made when the user stopped the call."""
         if not self._requests:
             return "stopped; nothing was ordered"
-        made, left = self._labels_of(are_made=True), self._labels_of(are_made=False)
+        find, made, left = self._shared.frames.key_of, list[str](), list[str]()
+        for request in self._requests:
+            (left if find(request.correlation_id) is None else made).append(request.label or "")
         text = f"stopped; {len(made)} of {counted(len(self._requests), 'order')} made"
         text += f": {listed(made, between='; ')}" if made else ""
         following = self._requests[self._pending[0]] if self._pending else None
@@ -306,14 +305,6 @@ class TableOrders(WaitingCall):
         if waiting and left and self._asked is None:
             text += f". {advice_for(waiting, _CALL)}"
         return f"{text}. {_GO_ON}"
-
-    def _labels_of(self, *, are_made: bool) -> list[str]:
-        find = self._shared.frames.key_of
-        return [
-            request.label or ""
-            for request in self._requests
-            if (find(request.correlation_id) is not None) is are_made
-        ]
 
     def warn_of_failures(self) -> None:
         """Warn of the orders that were denied or failed; the others are there."""

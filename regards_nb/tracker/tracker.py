@@ -1019,6 +1019,7 @@ class OrderTracker:
             asked=self._new_download() if download else None,
             timeout_s=timeout_s,
             refuse_cart=refuses_cart(cart),
+            estimate=estimate,
             retry=retry,
         )
         if not orders:
@@ -1035,8 +1036,6 @@ class OrderTracker:
                 )
                 for wanted in orders
             )
-            if estimate:
-                each.show_estimate()
             with self._watching(each.keys) as view:
                 each.run(view)
         each.warn_of_failures()
@@ -1211,7 +1210,7 @@ class OrderTracker:
             check="checksum" if checksum else "size",
             again=again,
         )
-        stopped = partial(downloads.stopped, found, options, again=again)
+        stopped = partial(downloads.stopped, found, request, processes=process is not None)
         rest = partial(self._blocking.unfinished, is_running=not self._life.refusal())
         with stopped_by_user(stopped), self._watching(found) as view:
             result = downloads.run(view, states, request, options, unfinished=rest, of_all=not keys)
