@@ -256,9 +256,7 @@ def _tracker(
         )
     kept = {name: settings[name] for name in _TRACKER_OPTIONS if settings.get(name) is not None}
     if amqp is not None and not settings.get("queue"):
-        raise SettingsError(
-            f"{source} has no queue ({variable('queue')}): {FIELDS['queue'].meaning}"
-        )
+        raise _missing("queue", source)
     if isinstance(amqp, str):
         amqp = _with_password(amqp, options.pop("amqp_password", None))
     check_options(options, signature(make).parameters, f"a tracker of {source}")
@@ -293,16 +291,12 @@ def client_of(settings: dict[str, Any], options: dict[str, Any], source: str) ->
     """Make the client of some settings, with its secrets; *source* names them in errors."""
     url, tenant, username = (settings.get(name) for name in ("url", "tenant", "username"))
     if not tenant:
-        raise SettingsError(
-            f"{source} has no tenant ({variable('tenant')}): {FIELDS['tenant'].meaning}"
-        )
+        raise _missing("tenant", source)
     token = options.pop("token", None) or from_environment("token")
     password = options.pop("password", None)
     if token is None and password is None:
         if not username:
-            raise SettingsError(
-                f"{source} has no username ({variable('username')}): {FIELDS['username'].meaning}"
-            )
+            raise _missing("username", source)
         password = secret("password", service=f"regards-nb:{url}", user=username)
     api_key = options.pop("api_key", None) or from_environment("api_key")
     given: dict[str, Any] = {
@@ -320,6 +314,10 @@ def client_of(settings: dict[str, Any], options: dict[str, Any], source: str) ->
         token=token,
         **{name: value for name, value in given.items() if value is not None},
     )
+
+
+def _missing(name: str, source: str) -> SettingsError:
+    return SettingsError(f"{source} has no {name} ({variable(name)}): {FIELDS[name].meaning}")
 
 
 def _with_password(amqp: str, given: str | None) -> str:

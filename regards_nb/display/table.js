@@ -168,16 +168,13 @@ class Table {
       .get("order")
       .map((slot) => this.row(slot))
       .filter((row) => row.key);
-    setText(this.headline, texts.headline ?? "");
+    for (const name of ["headline", "overall", "standstill", "note", "more", "answer"]) {
+      setText(this[name], texts[name] ?? "");
+    }
     this.showCounts(texts.counts ?? []);
     setBar(this.bar, texts.fraction);
-    setText(this.overall, texts.overall ?? "");
     signed(this.health, texts.health_severity ?? "gone", texts.health ?? "");
-    setText(this.standstill, texts.standstill ?? "");
-    setText(this.note, texts.note ?? "");
-    setText(this.more, texts.more ?? "");
     setText(this.problems, (texts.problems ?? []).map((words) => `▲ ${words}`).join("\n"));
-    setText(this.answer, texts.answer ?? "");
     this.filter.hidden = !texts.has_filter;
     this.table.hidden = rows.length === 0;
     this.showRows(rows);

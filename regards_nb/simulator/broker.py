@@ -170,29 +170,6 @@ class Tls:
     key: Path
 
 
-def _write_files(
-    folder: Path,
-    ports: NodePorts,
-    users: Sequence[BrokerUser],
-    tls: Tls | None,
-    *,
-    cookie: str,
-    joins: str | None,
-) -> None:
-    """Write the files that the node reads at its start."""
-    home = folder / "home"
-    home.mkdir(exist_ok=True)
-    cookie_file = home / ".erlang.cookie"
-    cookie_file.unlink(missing_ok=True)
-    cookie_file.write_text(cookie)
-    cookie_file.chmod(0o400)
-    (folder / "enabled_plugins").write_text("[].\n")
-    (folder / "rabbitmq-env.conf").write_text("")
-    (folder / "definitions.json").write_text(json.dumps(_definitions(users)))
-    config = _config(folder, ports, tls, joins=joins)
-    (folder / "rabbitmq.config").write_text(config, encoding="utf-8")
-
-
 def _config(folder: Path, ports: NodePorts, tls: Tls | None, *, joins: str | None) -> str:
     """Return the configuration as Erlang terms: RabbitMQ reads them seconds faster than a .conf."""
     # JSON strings are Erlang strings, except for \\u escapes.
@@ -447,17 +424,20 @@ class PrivateBroker:
         self.stop()
 
     def _configure(self) -> None:
+        """Write the files that the node reads at its start, and start its port mapper."""
         folder, self.ports, joins = self.folder, free_ports(), self._joins
         if joins is not None:
             self.ports = replace(self.ports, epmd=joins.ports.epmd)
-        _write_files(
-            folder,
-            self.ports,
-            [self.admin, *self._readers],
-            self._tls,
-            cookie=self.cookie,
-            joins=joins.name if joins else None,
-        )
+        cookie_file = folder / "home" / ".erlang.cookie"
+        cookie_file.parent.mkdir()
+        cookie_file.write_text(self.cookie)
+        cookie_file.chmod(0o400)
+        (folder / "enabled_plugins").write_text("[].\n")
+        (folder / "rabbitmq-env.conf").write_text("")
+        definitions = _definitions([self.admin, *self._readers])
+        (folder / "definitions.json").write_text(json.dumps(definitions))
+        config = _config(folder, self.ports, self._tls, joins=joins.name if joins else None)
+        (folder / "rabbitmq.config").write_text(config, encoding="utf-8")
         self._environment = _environment(folder, self.ports, self._installation, name=self.name)
         if joins is not None:
             return

@@ -116,16 +116,16 @@ class Seen(NamedTuple):
 
 
 class Server(ThreadingHTTPServer):
-    """Serves *answer* on a free port of 127.0.0.1 until `stop`, which sets *stopping*."""
+    """Serves *answer* on a free port of 127.0.0.1 until `stop`."""
 
     # Daemon threads: a simulator that nobody stops must not keep the interpreter alive.
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, answer: Callable[[Request], Response], stopping: threading.Event) -> None:
+    def __init__(self, answer: Callable[[Request], Response]) -> None:
         self.answer = answer
         #: Ends every stall and delay.
-        self.stopping = stopping
+        self.stopping = threading.Event()
         #: Every request so far, without query, headers and body, which could contain secrets.
         self.seen: list[Seen] = []
         self.numbers = itertools.count(1)

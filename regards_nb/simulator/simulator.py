@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -99,7 +98,6 @@ class Simulator:
         self._server: Server | None = None
         self._publisher: Publisher | None = None
         self._access: Access | None = None
-        self._stopping = threading.Event()
         self._cleanup = ExitStack()
         #: The orders, for tests that need the state on the server.
         self.service = Service(
@@ -156,7 +154,6 @@ class Simulator:
 
     def stop(self) -> None:
         """End both sides. A second call does nothing."""
-        self._stopping.set()
         self._cleanup.close()
 
     def __enter__(self) -> Self:
@@ -185,7 +182,7 @@ class Simulator:
         self._publisher.start()
 
     def _start_http(self) -> None:
-        self._server = Server(self._rest.respond, self._stopping)
+        self._server = Server(self._rest.respond)
         self._cleanup.callback(self._server.stop)
         self._server.start()
         self._cleanup.callback(self.service.stop)
