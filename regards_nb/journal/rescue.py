@@ -318,8 +318,7 @@ def _copy(path: Path, repaired: Path, report: Repair) -> None:
 def _copy_table(
     source: sqlite3.Connection, target: sa.Connection, table: sa.Table, report: Repair
 ) -> None:
-    there = {row[1] for row in source.execute(f"PRAGMA table_info({table.name})")}
-    names = [column.name for column in table.columns if column.name in there]
+    names = table.columns.keys()
     for _, values in _rows(source, table.name, names):
         with suppress(sa.exc.SQLAlchemyError, UnicodeError):
             if values is not None:

@@ -15,10 +15,7 @@ from regards_nb.errors import JournalError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: Since 6 fetched.answer exists. A journal of 5 gets it when it is opened; kernels of the earlier
-#: version that have it open go on.
-SCHEMA_VERSION = 6
-_EARLIER_VERSION = 5
+_SCHEMA_VERSION = "6"
 
 #: the key of the journal's random id in `meta`
 _ID = "id"
@@ -169,7 +166,7 @@ pruned_orders = sa.Table(
 
 
 def has_tables(connection: sa.Connection, location: str) -> bool:
-    """Return whether the database has the tables; False for an empty one, and an earlier version.
+    """Return whether the database has the tables; False for an empty one.
 
     JournalError: it belongs to another program, or has the schema of another version.
     """
@@ -182,19 +179,19 @@ def has_tables(connection: sa.Connection, location: str) -> bool:
             "Choose another place with journal=..."
         )
     found = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "schema"))
-    if found not in {str(SCHEMA_VERSION), str(_EARLIER_VERSION)}:
+    if found != _SCHEMA_VERSION:
         raise JournalError(
             f"{location} was written by another version of regards_nb (schema {found}; this "
-            f"version reads schema {SCHEMA_VERSION}). A newer one: pip install --upgrade "
+            f"version reads schema {_SCHEMA_VERSION}). A newer one: pip install --upgrade "
             "regards-nb. An unreleased one: choose another place with journal=..."
         )
-    return bool(found == str(SCHEMA_VERSION))
+    return True
 
 
 def create(connection: sa.Connection) -> None:
     """Create the tables in an empty database."""
     metadata.create_all(connection)
-    connection.execute(sa.insert(meta).values(key="schema", value=str(SCHEMA_VERSION)))
+    connection.execute(sa.insert(meta).values(key="schema", value=_SCHEMA_VERSION))
     renew_id(connection)
 
 
@@ -262,18 +259,11 @@ def _refused_key(account: str) -> str:
 
 
 def prepare(connection: sa.Connection, location: str, *, was_copied: bool) -> None:
-    """Create the tables, or add what they lack, unless another kernel has done so meanwhile.
+    """Create the tables, unless another kernel has done so meanwhile.
 
     JournalError: there are none, because the file *was_copied*.
     """
     if has_tables(connection, location):
-        return
-    if sa.inspect(connection).has_table(meta.name):
-        kind = fetched.c.answer.type.compile(connection.dialect)
-        connection.exec_driver_sql(f"ALTER TABLE {fetched.name} ADD COLUMN answer {kind}")
-        connection.execute(
-            sa.update(meta).where(meta.c.key == "schema").values(value=str(SCHEMA_VERSION))
-        )
         return
     if was_copied:
         raise JournalError(
