@@ -25,8 +25,6 @@ from regards_nb.text import clean, counted, size
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from _typeshed import SupportsGetItem
-
     from regards_nb.events import OrderEvent
 
 #: Which of two statuses within one second is the later one, by plain text, as events carry it.
@@ -212,9 +210,9 @@ class FoldedOrders(msgspec.Struct, frozen=True, kw_only=True):
     only where these are not the orders that have it; *claims* has the others that claim it.
     """
 
-    keys: Sequence[OrderKey] = ()
-    order_ids: Sequence[int | None] = ()
-    folds: SupportsGetItem[int, bytes] = ()
+    keys: list[OrderKey] = msgspec.field(default_factory=list)
+    order_ids: list[int | None] = msgspec.field(default_factory=list)
+    folds: list[bytes] = msgspec.field(default_factory=list)
     owners: dict[int, list[OrderKey]] = msgspec.field(default_factory=dict)
     claims: dict[int, list[OrderKey]] = msgspec.field(default_factory=dict)
     tenants: list[str | None] = msgspec.field(default_factory=list)

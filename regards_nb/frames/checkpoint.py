@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from regards_nb.journal import Journal
 
 #: Change it when the same messages give other events, states, columns or bytes than before.
-_FORMAT = 5
+_FORMAT = 6
 
 #: See `Checkpoints.min_events`.
 _MIN_EVENTS_PER_ORDER = 0.1
@@ -77,29 +77,20 @@ _pack = msgspec.msgpack.Encoder().encode
 # -- columns as bytes
 # They depend neither on the version of pandas nor on whether Arrow is installed.
 
-#: Bits: their number, and eight in a byte. Numbers: their dtype, and little-endian bytes.
-_BITS, _NUMBERS = 1, 2
-_SIZE_BYTES = _DTYPE_BYTES = 8
+_ARRAY, _DTYPE_BYTES = 1, 8
 
 
 def _encoded(array: np.ndarray[Any, Any]) -> msgspec.msgpack.Ext:
-    if array.dtype == bool:
-        bits = len(array).to_bytes(_SIZE_BYTES, "little") + np.packbits(array).tobytes()
-        return msgspec.msgpack.Ext(_BITS, bits)
+    """Return the dtype and the little-endian bytes of an array."""
     if array.dtype.kind == "i" and len(array):
         # The signed type that holds the largest and the smallest number.
         array = array.astype(np.min_scalar_type(-1 - max(int(array.max()), -1 - int(array.min()))))
     array = array.astype(array.dtype.newbyteorder("<"))
-    return msgspec.msgpack.Ext(
-        _NUMBERS, array.dtype.str.encode().ljust(_DTYPE_BYTES) + array.tobytes()
-    )
+    dtype = array.dtype.str.encode().ljust(_DTYPE_BYTES)
+    return msgspec.msgpack.Ext(_ARRAY, dtype + array.tobytes())
 
 
-def _decoded(code: int, data: memoryview) -> np.ndarray[Any, Any]:
-    if code == _BITS:
-        count = int.from_bytes(data[:_SIZE_BYTES], "little")
-        bits = np.frombuffer(data[_SIZE_BYTES:], "u1")
-        return np.unpackbits(bits, count=count).view(bool)
+def _decoded(_: int, data: memoryview) -> np.ndarray[Any, Any]:
     return np.frombuffer(data[_DTYPE_BYTES:], str(data[:_DTYPE_BYTES], "ascii").strip())
 
 
@@ -127,33 +118,8 @@ class Head(msgspec.Struct, array_like=True):
     events: str = ""
 
 
-class _Folds(msgspec.Struct, array_like=True):
-    """The folded orders, without the values that the columns of the orders have."""
-
-    #: The sizes of the folds as 32-bit numbers, and the folds one after the other.
-    sizes: bytes
-    folds: bytes
-    #: Orders that are no rows, because they are known under another key.
-    hidden: list[tuple[OrderKey, int | None]]
-    owners: dict[int, list[OrderKey]]
-    claims: dict[int, list[OrderKey]]
-    tenants: list[str | None]
-
-
 _head_from = msgspec.msgpack.Decoder(Head).decode
-_folds_from = msgspec.msgpack.Decoder(_Folds).decode
-
-
-class _Pieces:
-    """Bytes that were stored one after the other."""
-
-    def __init__(self, sizes: bytes, joined: bytes) -> None:
-        self._ends = np.cumsum(np.frombuffer(sizes, "<u4"), dtype=np.int64)
-        self._joined = joined
-
-    def __getitem__(self, position: int) -> bytes:
-        begin = 0 if position == 0 else self._ends[position - 1]
-        return self._joined[begin : self._ends[position]]
+_folded_from = msgspec.msgpack.Decoder(FoldedOrders).decode
 
 
 class StoredOrders:
@@ -174,16 +140,11 @@ class StoredOrders:
     @cached_property
     def folded(self) -> FoldedOrders:
         """The state from which a reducer goes on."""
-        stored = _folds_from(zlib.decompress(self._folds))
-        hidden = [key for key, _ in stored.hidden]
-        hidden_ids = [order_id for _, order_id in stored.hidden]
-        return FoldedOrders(
-            keys=self.keys + hidden,
-            order_ids=self.columns["order_id"].to_list() + hidden_ids,
-            folds=_Pieces(stored.sizes, stored.folds),
-            owners=stored.owners,
-            claims=stored.claims,
-            tenants=stored.tenants,
+        stored = _folded_from(zlib.decompress(self._folds))
+        return msgspec.structs.replace(
+            stored,
+            keys=self.keys + stored.keys,
+            order_ids=self.columns["order_id"].to_list() + stored.order_ids,
         )
 
     def states(self, rows: np.ndarray[Any, Any]) -> list[OrderState]:
@@ -394,19 +355,20 @@ def _order_columns(capture: Capture) -> dict[str, PackedColumn]:
     return columns_of(rows.frame(), _ORDER_DTYPES)
 
 
-def _folds(capture: Capture) -> _Folds:
+def _folds(capture: Capture) -> FoldedOrders:
+    """Return all that was folded, without the keys and numbers that the columns have.
+
+    The hidden orders are no rows, because they are known under another key.
+    """
     folded = capture.folded
     position_of = {key: position for position, key in enumerate(folded.keys)}
     shown = set(capture.keys)
     hidden = [key for key in folded.keys if key not in shown]
-    folds = [folded.folds[position_of[key]] for key in (*capture.keys, *hidden)]
-    return _Folds(
-        np.array(list(map(len, folds)), "<u4").tobytes(),
-        b"".join(folds),
-        [(key, folded.order_ids[position_of[key]]) for key in hidden],
-        folded.owners,
-        folded.claims,
-        folded.tenants,
+    return msgspec.structs.replace(
+        folded,
+        keys=hidden,
+        order_ids=[folded.order_ids[position_of[key]] for key in hidden],
+        folds=[folded.folds[position_of[key]] for key in (*capture.keys, *hidden)],
     )
 
 
