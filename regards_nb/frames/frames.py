@@ -10,7 +10,7 @@ from collections import deque
 from contextlib import suppress
 from functools import cached_property
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     _ReadAgain = Callable[[], Iterable[Sequence[OrderEvent]]]
     #: The generation of the ids, and how far the journal has grown; None: it is not asked.
     _Look = tuple[int, Position] | None
+
+_T = TypeVar("_T")
 
 #: Maximum number of events without rows: the frame of the orders needs no rows of events.
 _MAX_WAITING = 1000
@@ -180,6 +182,13 @@ class Frames:
             look = self._look(exact=exact)
         with self._lock, self._whole:
             self._read(look)
+
+    def _fresh(self, find: Callable[[], _T], *, exact: bool = False) -> _T:
+        """Read what is new, and return what a function finds then, under the same lock."""
+        look = self._look(exact=exact)
+        with self._lock, self._whole:
+            self._read(look)
+            return find()
 
     def _look(self, *, exact: bool = False) -> _Look:
         """Ask how far the journal has grown: without the lock, because a server may not answer."""
@@ -327,11 +336,7 @@ class Frames:
 
         All frames of the journal have them from then on, also those of the next kernel.
         """
-        look = self._look()
-        with self._lock, self._whole:
-            self._read(look)
-            new = self._states.new_answers(answers)
-        self._journal.save_answers(new)
+        self._journal.save_answers(self._fresh(lambda: self._states.new_answers(answers)))
 
     def refuse(self, order_id: int) -> None:
         """Note that an order belongs to another user: nothing of it waits for this one."""
@@ -358,18 +363,13 @@ class Frames:
     @property
     def events(self) -> pd.DataFrame:
         """One row per event, in journal order; columns and dtypes of `EVENT_DTYPES`."""
-        look = self._look(exact=True)
-        with self._lock, self._whole:
-            self._read(look)
-            return self._events.frame(self._read_again)
+        return self._fresh(lambda: self._events.frame(self._read_again), exact=True)
 
     @property
     def orders(self) -> pd.DataFrame:
         """One row per order; index (tenant, correlation_id), columns of `ORDER_DTYPES`."""
-        look = self._look(exact=True)
-        with self._lock, self._whole:
-            self._read(look)
-            return self._orders.frame()
+        # The object can be another one after the read.
+        return self._fresh(lambda: self._orders.frame(), exact=True)  # noqa: PLW0108
 
     def orders_of(self, names: Iterable[str | int | OrderKey]) -> pd.DataFrame:
         """Return the rows of `orders` for some orders, as `key_of` finds them.
@@ -377,27 +377,27 @@ class Frames:
         Names and rows are looked up under one lock, because an order known by its number becomes
         another row when a message tells its correlation id.
         """
-        look = self._look(exact=True)
-        with self._lock, self._whole:
-            self._read(look)
+
+        def rows() -> pd.DataFrame:
             orders = self._orders.frame()
             keys = map(self._states.key_of, names)
             return orders[orders.index.isin([key for key in keys if key is not None])]
 
+        return self._fresh(rows, exact=True)
+
     @property
     def files(self) -> pd.DataFrame:
         """One row per file that a manifest listed; columns of `FILE_DTYPES`, sizes in bytes."""
-        look = self._look(exact=True)
-        with self._lock, self._whole:
-            self._read(look)
-            positions, _ = self._states.take_changed_files()
-            files = self._states.files
-            removed = set() if self._workspace is None else self._find_removed(files)
-            positions = sorted({*positions, *(removed ^ self._removed)})
-            self._removed = removed
-            rows = [_file_row(files[at], is_removed=at in removed) for at in positions]
-            self._files.update(positions, rows)
-            return self._files.frame()
+        return self._fresh(self._files_frame, exact=True)
+
+    def _files_frame(self) -> pd.DataFrame:
+        files = self._states.files
+        removed = set() if self._workspace is None else self._find_removed(files)
+        positions = sorted({*self._states.take_changed_files(), *(removed ^ self._removed)})
+        self._removed = removed
+        rows = [_file_row(files[at], is_removed=at in removed) for at in positions]
+        self._files.update(positions, rows)
+        return self._files.frame()
 
     def _find_removed(self, files: Sequence[OrderFile]) -> set[int]:
         """Return the positions of the files that are not in their folders any more.
@@ -427,15 +427,15 @@ class Frames:
     @property
     def rejected(self) -> pd.DataFrame:
         """One row per message that could not be decoded; columns of `REJECTED_DTYPES`."""
-        look = self._look(exact=True)
-        with self._lock, self._whole:
-            self._read(look)
-            known = len(self._rejected)
-            new = self._rejections[known:]
-            bodies = self._journal.bodies(row_id for row_id, _, _ in new)
-            rows = [(bodies[row_id], why, us) for row_id, why, us in new]
-            self._rejected.update(range(known, known + len(rows)), rows)
-            return self._rejected.frame()
+        return self._fresh(self._rejected_frame, exact=True)
+
+    def _rejected_frame(self) -> pd.DataFrame:
+        known = len(self._rejected)
+        new = self._rejections[known:]
+        bodies = self._journal.bodies(row_id for row_id, _, _ in new)
+        rows = [(bodies[row_id], why, us) for row_id, why, us in new]
+        self._rejected.update(range(known, known + len(rows)), rows)
+        return self._rejected.frame()
 
     def export(self, folder: Path, kind: str) -> list[Path]:
         """Write each frame to its own file; see `OrderTracker.export`."""
@@ -452,10 +452,7 @@ class Frames:
 
     def states(self, keys: Iterable[OrderKey] | None = None) -> States:
         """Return the state of some orders, or of all, in the order of their first events."""
-        look = self._look()
-        with self._lock, self._whole:
-            self._read(look)
-            return self._states.states(keys)
+        return self._fresh(lambda: self._states.states(keys))
 
     def is_mixed(self) -> bool:
         """Return whether the orders are those of several projects."""
@@ -464,17 +461,11 @@ class Frames:
 
     def labelled(self, label: str) -> list[OrderState]:
         """Return the orders with this label."""
-        look = self._look()
-        with self._lock, self._whole:
-            self._read(look)
-            return self._states.labelled(label)
+        return self._fresh(lambda: self._states.labelled(label))
 
     def key_of(self, name: str | int | OrderKey) -> OrderKey | None:
         """Find an order by correlation id (str) or order id (int); the latest if several."""
-        look = self._look()
-        with self._lock, self._whole:
-            self._read(look)
-            return self._states.key_of(name)
+        return self._fresh(lambda: self._states.key_of(name))
 
     def problems(self, order_ids: Collection[int] | None, *, checksum: bool) -> pd.DataFrame:
         """Return the files, of some orders or of all, that changed since their download.
@@ -482,14 +473,10 @@ class Frames:
         The columns are those of `PROBLEM_DTYPES`. `files` then shows which objects of a bucket are
         missing.
         """
-        look = self._look(exact=True)
-        with self._lock, self._whole:
-            self._read(look)
-            files = [
-                file
-                for file in self._states.files
-                if file.record.in_place and (order_ids is None or file.record.order_id in order_ids)
-            ]
+        in_place = self._fresh(
+            lambda: [file for file in self._states.files if file.record.in_place], exact=True
+        )
+        files = [f for f in in_place if order_ids is None or f.record.order_id in order_ids]
         checker = FileChecker(checksum=checksum)
         with checker.telling():
             found = [(file, problem) for file in files if (problem := checker.problem(file.record))]
@@ -507,10 +494,7 @@ class Frames:
 
     def files_of(self, order_id: int) -> list[FileRecord]:
         """Return the files of one order."""
-        look = self._look(exact=True)
-        with self._lock, self._whole:
-            self._read(look)
-            return self._states.files_of(order_id)
+        return self._fresh(lambda: self._states.files_of(order_id), exact=True)
 
 
 def _file_row(file: OrderFile, *, is_removed: bool) -> tuple[object, ...]:

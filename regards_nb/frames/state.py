@@ -497,11 +497,10 @@ class OrderStates:
             self._name_files(tenant, order_id)
         return self._files.values
 
-    def take_changed_files(self) -> tuple[list[int], list[OrderFile]]:
-        """Return the positions and files that changed since the last call."""
-        for tenant, order_id in list(self._to_name):
-            self._name_files(tenant, order_id)
-        return self._files.take_changed()
+    def take_changed_files(self) -> list[int]:
+        """Return the positions of the `files` that changed since the last call."""
+        positions, _ = self._files.take_changed()
+        return positions
 
     def _name_files(self, tenant: str | None, order_id: int) -> None:
         """Set the correlation id of the files of one order."""
