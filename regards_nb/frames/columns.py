@@ -228,7 +228,7 @@ class PackedColumn(NamedTuple):
 
 
 class Column:
-    """A column of bool, int64 or another dtype of numpy; new memory holds False or 0.
+    """A column of bool, int64, objects or another dtype of numpy; new memory holds False or 0.
 
     *shown* is the *memory* as pandas sees it. *is_unseen*: a frame must fetch *shown* again,
     because it never did, or because *shown* is another object now.
@@ -272,17 +272,6 @@ class Column:
         for mine, theirs in zip(self.memory, to.memory, strict=True):
             theirs[: len(mine)] = mine
         return to
-
-
-class Objects(Column):
-    """A column of Python objects."""
-
-    def write(self, rows: Rows, values: Sequence[Any]) -> None:
-        """Write objects into rows, one by one: numpy would unpack those that have a length."""
-        objects = np.empty(len(values), dtype=object)
-        for row, value in enumerate(values):
-            objects[row] = value
-        self.memory[0][rows] = objects
 
 
 class Texts(Column):
@@ -519,7 +508,7 @@ _KINDS: dict[str, type[Column]] = {
     "Float64": Numbers,
     "bool": Column,
     "int64": Column,
-    "object": Objects,
+    "object": Column,
 }
 
 
