@@ -12,8 +12,7 @@ import logging
 import secrets
 import threading
 import time
-import weakref
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -25,7 +24,7 @@ from regards_nb.threads import begin
 from regards_nb.waits import growing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy import PoolProxiedConnection
 
@@ -250,116 +249,104 @@ class CannotListenError(Exception):
 
 
 class Listener:
-    """The thread that hears of commits, for one journal object.
+    """Hears of commits to a journal on a server, in a thread between `begin` and `end`.
 
-    After each commit of another process, *changes* reads what is new, and *callback* is called.
-    *token* is that of the notifications of this journal object, which are ignored.
+    After each commit of another process, *changes* reads what is new, and a callback is called.
+    *connect* makes a connection of the driver. Notifications with the *token* of this journal
+    object are ignored.
     """
 
     #: A notification to oneself takes a millisecond. After this time without one, none will come.
     probe_s = 5.0
 
     def __init__(
-        self,
-        engine: sa.Engine,
-        connect: Callable[..., Any],
-        changes: ChangeDetector,
-        token: str,
-        callback: Callable[[], object],
+        self, engine: sa.Engine, connect: Callable[..., Any], changes: ChangeDetector
     ) -> None:
+        self._engine, self._connect_with, self._changes = engine, connect, changes
+        self.token = secrets.token_hex(8)
         self._stop = threading.Event()
-        changes.is_polled = True
-        self._changes = changes
-        if is_possible(engine):
-            begin("listen", _run, engine, connect, changes, token, callback, self._stop)
-        weakref.finalize(self, self._stop.set).atexit = False
 
-    def stop(self) -> None:
+    def begin(self, callback: Callable[[], object]) -> None:
+        """Start the thread, if the driver can wait for notifications without polling."""
+        self._changes.is_polled = True
+        self._stop = threading.Event()
+        if self._is_possible():
+            begin("listen", self._run, callback, self._stop)
+
+    def end(self) -> None:
         """End the thread and its connection, at the latest after half a second."""
         self._stop.set()
         self._changes.is_polled = False
 
+    def _is_possible(self) -> bool:
+        return self._engine.url.drivername == "postgresql+psycopg"
 
-def is_possible(engine: sa.Engine) -> bool:
-    """Return whether the driver can wait for notifications without polling."""
-    return engine.url.drivername == "postgresql+psycopg"
-
-
-def why_not(engine: sa.Engine, connect: Callable[..., Any]) -> str | None:
-    """Try it; return why commits cannot be heard of, or None if they can."""
-    if not is_possible(engine):
-        return f"the driver {engine.url.drivername} cannot wait for NOTIFY; postgresql+psycopg can"
-    error: type[Exception] = engine.dialect.loaded_dbapi.Error
-    try:
-        with closing(_connect(engine, connect)) as connection:
-            _listen(engine, connection, connect)
-    except (CannotListenError, error) as exc:
-        return str(exc).splitlines()[0]
-    return None
-
-
-def _run(  # noqa: PLR0917 - of one thread
-    engine: sa.Engine,
-    connect: Callable[..., Any],
-    changes: ChangeDetector,
-    token: str,
-    callback: Callable[[], object],
-    stop: threading.Event,
-) -> None:
-    error: type[Exception] = engine.dialect.loaded_dbapi.Error
-    pauses = growing(FIRST_RETRY_S, LONGEST_RETRY_S)
-    while not stop.is_set():
+    def why_not(self) -> str | None:
+        """Try it; return why commits cannot be heard of, or None if they can."""
+        if not self._is_possible():
+            driver = self._engine.url.drivername
+            return f"the driver {driver} cannot wait for NOTIFY; postgresql+psycopg can"
         try:
-            with closing(_connect(engine, connect)) as connection:
-                _listen(engine, connection, connect)
-                connection.has_answered = False  # it waits a short time for later answers
-                pauses = growing(FIRST_RETRY_S, LONGEST_RETRY_S)
-                changes.told_by = stop
-                # Something may have been committed before the server began to tell.
+            with self._listening():
+                return None
+        except (CannotListenError, self._engine.dialect.loaded_dbapi.Error) as exc:
+            return str(exc).splitlines()[0]
+
+    def _run(self, callback: Callable[[], object], stop: threading.Event) -> None:
+        error: type[Exception] = self._engine.dialect.loaded_dbapi.Error
+        changes, pauses = self._changes, growing(FIRST_RETRY_S, LONGEST_RETRY_S)
+        while not stop.is_set():
+            try:
+                with self._listening() as connection:
+                    connection.has_answered = False  # it waits a short time for later answers
+                    pauses = growing(FIRST_RETRY_S, LONGEST_RETRY_S)
+                    changes.told_by = stop
+                    # Something may have been committed before the server began to tell.
+                    changes.notify()
+                    callback()
+                    while not stop.is_set():
+                        # Once for several commits at the same moment.
+                        heard = list(connection.notifies(timeout=_WAIT_S, stop_after=1))
+                        if any(notification.payload != self.token for notification in heard):
+                            changes.on_notification(connection)
+                            callback()
+            except CannotListenError as exc:
+                _log.info("no NOTIFY from the journal: %s", exc)
+                return
+            except error as exc:
+                _log.info("no NOTIFY from the journal for a while: %s", exc)
+            finally:
+                if changes.told_by is stop:  # no later thread listens already
+                    changes.told_by = None
                 changes.notify()
-                callback()
-                while not stop.is_set():
-                    # Once for several commits at the same moment.
-                    heard = list(connection.notifies(timeout=_WAIT_S, stop_after=1))
-                    if any(notification.payload != token for notification in heard):
-                        changes.on_notification(connection)
-                        callback()
-        except CannotListenError as exc:
-            _log.info("no NOTIFY from the journal: %s", exc)
-            return
-        except error as exc:
-            _log.info("no NOTIFY from the journal for a while: %s", exc)
-        finally:
-            if changes.told_by is stop:  # no later thread listens already
-                changes.told_by = None
-            changes.notify()
-        stop.wait(next(pauses))
+            stop.wait(next(pauses))
 
+    def _connect(self) -> Any:
+        arguments, options = self._engine.dialect.create_connect_args(self._engine.url)
+        # Options of a URL are text; psycopg compares this one with numbers.
+        options.pop("prepare_threshold", None)
+        return self._connect_with(*arguments, **{**_KEEPALIVE, **options}, autocommit=True)
 
-def _connect(engine: sa.Engine, connect: Callable[..., Any]) -> Any:
-    arguments, options = engine.dialect.create_connect_args(engine.url)
-    # Options of a URL are text; psycopg compares this one with numbers.
-    options.pop("prepare_threshold", None)
-    return connect(*arguments, **{**_KEEPALIVE, **options}, autocommit=True)
+    @contextmanager
+    def _listening(self) -> Iterator[Any]:
+        """Listen in the block, after a notification from another connection has arrived.
 
-
-def _listen(engine: sa.Engine, connection: Any, connect: Callable[..., Any]) -> None:
-    """Begin to listen, after a notification from another connection has arrived.
-
-    CannotListenError: none arrived, or LISTEN is refused.
-    """
-    # Not the channel of all: a pooler would leave LISTEN on a connection that others get.
-    channel = f"{CHANNEL}_{secrets.token_hex(8)}"
-    try:
-        connection.execute(f"LISTEN {channel}")
-    except engine.dialect.loaded_dbapi.InternalError as exc:
-        raise CannotListenError(str(exc).splitlines()[0]) from exc
-    with closing(_connect(engine, connect)) as other:
-        other.execute(f"SELECT pg_notify('{channel}', '')")
-    if not any(True for _ in connection.notifies(timeout=Listener.probe_s, stop_after=1)):
-        raise CannotListenError(
-            "a pooler in transaction mode, such as PgBouncer, stands before the server and passes "
-            "no NOTIFY on"
-        )
-    connection.execute(f"LISTEN {CHANNEL}")
-    connection.execute(f"UNLISTEN {channel}")
+        CannotListenError: none arrived, or LISTEN is refused.
+        """
+        # Not the channel of all: a pooler would leave LISTEN on a connection that others get.
+        channel = f"{CHANNEL}_{secrets.token_hex(8)}"
+        with closing(self._connect()) as connection:
+            try:
+                connection.execute(f"LISTEN {channel}")
+            except self._engine.dialect.loaded_dbapi.InternalError as exc:
+                raise CannotListenError(str(exc).splitlines()[0]) from exc
+            with closing(self._connect()) as other:
+                other.execute(f"SELECT pg_notify('{channel}', '')")
+            if not any(True for _ in connection.notifies(timeout=self.probe_s, stop_after=1)):
+                raise CannotListenError(
+                    "a pooler in transaction mode, such as PgBouncer, stands before the server and "
+                    "passes no NOTIFY on"
+                )
+            connection.execute(f"LISTEN {CHANNEL}")
+            connection.execute(f"UNLISTEN {channel}")
+            yield connection

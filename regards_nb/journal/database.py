@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import secrets
 import sqlite3
 import threading
 import time
@@ -20,13 +19,7 @@ import sqlalchemy as sa
 from regards_nb.errors import JournalError
 from regards_nb.journal import schema
 from regards_nb.journal.batches import DamagedBatchError, RowReader
-from regards_nb.journal.changes import (
-    CHANNEL,
-    ChangeDetector,
-    Listener,
-    for_one_statement,
-    why_not,
-)
+from regards_nb.journal.changes import CHANNEL, ChangeDetector, Listener, for_one_statement
 from regards_nb.journal.location import (
     cannot,
     holder,
@@ -158,9 +151,7 @@ class Database:
             self._was_copied = is_copy_without_wal(self.path)
         self.engine = self._create_engine(url)
         self._changes = ChangeDetector(self.engine)
-        #: in the notifications of this object, which its own `Listener` ignores
-        self._token = secrets.token_hex(8)
-        self._listener: Listener | None = None
+        self._listener = Listener(self.engine, self._server.connect, self._changes)
         self._gate = ConnectionUseLock()
         # Of the threads of this process one writes at a time, with a connection to the file that
         # stays open: taking one from the pool costs as much as writing a message.
@@ -435,7 +426,7 @@ class Database:
         left_s = max(end_s - time.monotonic(), 0)
         if self.path is None:
             statement = LOCK_WRITERS[self.engine.dialect.name].format(max(int(left_s * 1000), 1))
-            tell = "" if silent else _TELL.format(CHANNEL, self._token)
+            tell = "" if silent else _TELL.format(CHANNEL, self._listener.token)
             connection = self.engine.connect()
             try:
                 connection.exec_driver_sql(statement + tell)
@@ -557,17 +548,13 @@ class Database:
         SQLite sends no notification: threads that wait for changes ask for the position, which is
         cheap.
         """
-        if self._listener is not None:
-            self._listener.stop()
-            self._listener = None
+        self._listener.end()
         if callback is not None and self.path is None:
-            self._listener = Listener(
-                self.engine, self._server.connect, self._changes, self._token, callback
-            )
+            self._listener.begin(callback)
 
     def why_not_told(self) -> str | None:
         """Try whether a server tells of changes; return why not, or None."""
-        return why_not(self.engine, self._server.connect) if self.path is None else None
+        return self._listener.why_not() if self.path is None else None
 
     @contextmanager
     def using(self, verb: str) -> Iterator[None]:

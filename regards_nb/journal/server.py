@@ -10,7 +10,7 @@ import math
 import time
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -19,7 +19,6 @@ from regards_nb.waits import AGAIN_S, awaited, idle, is_after_stop, time_left_s,
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from regards_nb.journal.use_lock import Outage
 
@@ -133,19 +132,19 @@ class Server:
         return max(self.outage.end_s(self.silence_s), began_s + _LATER_S)
 
 
-class Silence:
-    """One statement, while no byte of the server comes."""
+class Silence(ExitStack):
+    """One statement, while no byte of the server comes. The end of the block ends the wait."""
 
     def __init__(self, server: Server, *, has_answered: bool) -> None:
+        super().__init__()
         self._server, self._has_answered = server, has_answered
-        self._wait = ExitStack()
         self._since_s, self._end_s = time.monotonic(), math.inf
 
     def why_given_up(self) -> str:
         """Return why the connection is given up, or an empty text; say what the call waits for."""
         if self._end_s == math.inf:
             self._end_s = self._server.end_s(self._since_s, has_answered=self._has_answered)
-            self._wait.enter_context(self._server.outage.awaited(self._since_s))
+            self.enter_context(self._server.outage.awaited(self._since_s))
         now_s, limit_s = time.monotonic(), self._end_s - self._since_s
         if now_s - self._since_s >= waits.SAID_AFTER_S:
             limit_s = max(limit_s, self._server.patience_s)
@@ -157,20 +156,9 @@ class Silence:
 
     def over(self) -> None:
         """Note that the server has sent something."""
-        self._wait.close()
+        self.close()
         self._server.outage.over()
         self._since_s, self._end_s = time.monotonic(), math.inf
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._wait.__exit__(kind, error, trace)
 
 
 def _is_lost(error: sa.exc.OperationalError) -> bool:
