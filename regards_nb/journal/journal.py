@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 import weakref
@@ -510,11 +511,15 @@ class Journal:
 
     def refused_to(self, account: str) -> set[int]:
         """Return the numbers of the orders that REGARDS refuses to an account: of other users."""
-        return self._database.read(lambda c: schema.read_refused(c, account))
+        value = self._database.read(lambda c: schema.read_meta(c, _refused_key(account)))
+        return set() if value is None else set(json.loads(value))
 
     def save_refused(self, account: str, order_ids: Collection[int]) -> None:
         """Record these numbers. Another account, which may share the journal, has its own."""
-        self._database.write(lambda c: schema.write_refused(c, account, order_ids), again=True)
+        value = json.dumps(sorted(order_ids))
+        self._database.write(
+            lambda c: schema.write_meta(c, _refused_key(account), value), again=True
+        )
 
     def fetched_after(
         self, revision: int
@@ -572,6 +577,10 @@ class Journal:
             connection.execute(schema.upsert(table, connection.dialect.name, changed[0]), changed)
 
         self._database.write(change, again=True)
+
+
+def _refused_key(account: str) -> str:
+    return f"refused {hashlib.blake2b(account.encode(), digest_size=16).hexdigest()}"
 
 
 def _next_offset(connection: sa.Connection, stream: str) -> int | None:

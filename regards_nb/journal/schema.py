@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import json
 import uuid
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -207,9 +205,15 @@ def execute(connection: sa.Connection, statement: sa.TextClause, values: dict[st
     return driver.execute(statement.text, values)
 
 
-def _read_meta(connection: sa.Connection, key: str) -> str | None:
+def read_meta(connection: sa.Connection, key: str) -> str | None:
+    """Return the value under a key; None if there is none."""
     row = execute(connection, _READ_META, {"key": key}).fetchone()
     return None if row is None else str(row[0])
+
+
+def write_meta(connection: sa.Connection, key: str, value: str) -> None:
+    """Insert or replace the value under a key."""
+    execute(connection, _WRITE_META, {"key": key, "value": value})
 
 
 def renew_id(connection: sa.Connection) -> None:
@@ -217,12 +221,12 @@ def renew_id(connection: sa.Connection) -> None:
 
     Results computed from the rows before, such as checkpoints, are not used any more.
     """
-    execute(connection, _WRITE_META, {"key": _ID, "value": uuid.uuid4().hex})
+    write_meta(connection, _ID, uuid.uuid4().hex)
 
 
 def read_id(connection: sa.Connection) -> str | None:
     """Return the random id of the journal."""
-    return _read_meta(connection, _ID)
+    return read_meta(connection, _ID)
 
 
 def read_cursors(connection: sa.Connection) -> dict[str, int]:
@@ -233,29 +237,13 @@ def read_cursors(connection: sa.Connection) -> dict[str, int]:
 
 def read_cursor(connection: sa.Connection, name: str) -> int | None:
     """Return one of them; None if there is none."""
-    value = _read_meta(connection, f"{_CURSOR}{name}")
+    value = read_meta(connection, f"{_CURSOR}{name}")
     return None if value is None else int(value)
 
 
 def write_cursor(connection: sa.Connection, name: str, row_id: int) -> None:
     """Insert or replace a row id; *name* has at most 32 characters."""
-    execute(connection, _WRITE_META, {"key": f"{_CURSOR}{name}", "value": str(row_id)})
-
-
-def read_refused(connection: sa.Connection, account: str) -> set[int]:
-    """Return the numbers of the orders that REGARDS refuses to an account."""
-    value = _read_meta(connection, _refused_key(account))
-    return set() if value is None else set(json.loads(value))
-
-
-def write_refused(connection: sa.Connection, account: str, order_ids: Iterable[int]) -> None:
-    """Insert or replace these numbers."""
-    value = json.dumps(sorted(order_ids))
-    execute(connection, _WRITE_META, {"key": _refused_key(account), "value": value})
-
-
-def _refused_key(account: str) -> str:
-    return f"refused {blake2b(account.encode(), digest_size=16).hexdigest()}"
+    write_meta(connection, f"{_CURSOR}{name}", str(row_id))
 
 
 def prepare(connection: sa.Connection, location: str, *, was_copied: bool) -> None:
