@@ -170,7 +170,7 @@ class Leases:
     def _delete(self, name: str) -> None:
         statement = sa.delete(_leases).where(_leases.c.name == name, _leases.c.owner == self._owner)
         try:
-            self._database.write(partial(_execute, statement), again=True)
+            self._database.write(lambda c: c.execute(statement), again=True)
         except JournalError as exc:
             _log.warning("the lease %r was not given back, it ends by itself: %s", name, exc)
 
@@ -179,14 +179,12 @@ class Leases:
         is_held = _leases.c.name == name
         if name not in self._names:  # one that could not be given back is still there
             is_held &= _leases.c.owner != self._owner
-        return self._valid(is_held).get(name)
+        return self._database.read(lambda c: _valid(c, is_held)).get(name)
 
     def downloads_of_others(self) -> dict[str, Holder]:
         """Return who else downloads orders, by the name of the lease. Nothing is written."""
-        return self._valid(_leases.c.name.startswith(_DOWNLOADS) & (_leases.c.owner != self._owner))
-
-    def _valid(self, condition: sa.ColumnElement[bool]) -> dict[str, Holder]:
-        return self._database.read(lambda connection: _valid(connection, condition))
+        is_other = _leases.c.name.startswith(_DOWNLOADS) & (_leases.c.owner != self._owner)
+        return self._database.read(lambda c: _valid(c, is_other))
 
     def _renew_in_background(self) -> None:
         if self._end_renewal is not None:
@@ -209,7 +207,7 @@ class Leases:
                 .where(_leases.c.owner == self._owner, _leases.c.name.in_(self._names))
             )
             try:
-                self._database.write(partial(_execute, renewed), again=True, silent=True)
+                self._database.write(lambda c: c.execute(renewed), again=True, silent=True)
             except JournalError as exc:
                 _log.warning("leases were not renewed, this is tried again: %s", exc)
 
@@ -229,10 +227,6 @@ def _valid(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> dict
         for row in connection.execute(sa.select(_leases).where(condition, is_valid))
         if not has_ended(row.pid, row.process)
     }
-
-
-def _execute(statement: sa.Executable, connection: sa.Connection) -> None:
-    connection.execute(statement)
 
 
 class Cursors:
