@@ -301,6 +301,8 @@ def test_anywidget_gets_each_row_once_and_then_what_changed() -> None:
     view.paint(tracker.snapshot())
     assert set(sent) <= {f"progress_{slot_of_a}", "fraction", "overall"}
     assert getattr(view.root, f"progress_{slot_of_a}")[0] == "2/9"
+    view.root.only = "failed"
+    assert [row["name"] for row in shown.rows] == ["c"]
     view.close()
 
 
