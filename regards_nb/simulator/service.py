@@ -181,19 +181,18 @@ class Order:
         return True
 
 
-def _startable(orders: Iterable[Order]) -> list[tuple[Order, SubOrder]]:
+def _startable(orders: Sequence[Order]) -> list[tuple[Order, SubOrder]]:
     """Return the sub-orders that may start now, those of the oldest order first.
 
     *orders* are those of one user. A paused order starts nothing, but its staged sub-orders still
     occupy the user's places.
     """
-    kept = [order for order in orders if order.status is not ServerStatus.DELETED]
     # Nothing of a pending order has begun. Skipping them keeps a thousand orders fast.
-    begun = (order for order in kept if order.status is not ServerStatus.PENDING)
+    begun = (order for order in orders if order.status is not ServerStatus.PENDING)
     taken = sum(sub_order.occupies for order in begun for sub_order in order.sub_orders)
     queued = (
         (order, sub_order)
-        for order in kept
+        for order in orders
         if order.status in (ServerStatus.PENDING, ServerStatus.RUNNING)
         for sub_order in order.sub_orders
         if sub_order.stage is Stage.QUEUED
