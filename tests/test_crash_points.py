@@ -133,17 +133,13 @@ class Client:
             clock=lambda: machine.now,
         )
 
-    def journal_batch(
-        self, deliveries: Sequence[Delivery], *, delivered: int, acknowledged: int
-    ) -> None:
+    def journal_batch(self, deliveries: Sequence[Delivery], *, unacknowledged: int) -> None:
         self._matcher.revert_uncommitted(deliveries)
         is_redelivery = any(message.redelivered for message in deliveries)
         if is_redelivery:
             self._matcher.add_own(self._journal[self._own_up_to_id :])
             self._own_up_to_id = len(self._journal)
-        new = self._matcher.new(
-            deliveries, self._counts, delivered=delivered, acknowledged=acknowledged
-        )
+        new = self._matcher.new(deliveries, self._counts, unacknowledged=unacknowledged)
         if self.journal_fails:
             raise JournalError("cannot be written now")
         self._matcher.confirm()

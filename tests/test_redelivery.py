@@ -128,7 +128,7 @@ def test_messages_that_come_again_on_the_same_channel_are_known() -> None:
     matcher.add_own(rows("a", "a", "b", session_id=2))
     for count, delivered in ((1, 3), (2, 7), (3, 11)):
         again = [message(name, redelivered=True) for name in ("a", "a", "b", "c")]
-        new = matcher.new(again, {id(each): count for each in again}, delivered=delivered)
+        new = matcher.new(again, {id(each): count for each in again}, unacknowledged=delivered)
         matcher.confirm()
         assert new == ([again[-1]] if count == 1 else [])
 
@@ -143,7 +143,7 @@ def test_a_message_that_comes_again_follows_the_first_unacknowledged_one() -> No
     matcher.add_own(rows("a", "b", "c", "d", "e"))
     looked_at, *returned = [message(name, redelivered=True) for name in ("e", "b", "c", "e")]
     for delivered, each in enumerate((looked_at, *returned), 5):
-        new = matcher.new([each], {id(each): 1}, delivered=delivered, acknowledged=1)
+        new = matcher.new([each], {id(each): 1}, unacknowledged=delivered - 1)
         assert new == ([each] if each is looked_at else [])
 
 
@@ -155,7 +155,7 @@ def test_of_equal_messages_the_one_in_its_place_comes_again() -> None:
     for count, names in ((1, "ba"), (2, "ba"), (0, "c"), (3, "bac"), (0, "d"), (4, "bacd")):
         batch = [message(name, redelivered=count > 0) for name in names]
         counts = {id(each): count for each in batch}
-        new = matcher.new(batch, counts, delivered=delivered, acknowledged=1)
+        new = matcher.new(batch, counts, unacknowledged=delivered - 1)
         assert new == ([] if count else batch)
         if not count:
             matcher.add_own(rows(names))
@@ -170,7 +170,7 @@ def test_another_consumer_may_take_the_first_messages_that_come_again() -> None:
     matcher.add_own(Row(number, 1, each) for number, each in enumerate(sent, 1))
     again = [msgspec.structs.replace(each, redelivered=True) for each in sent]
     for count, delivered, part in ((1, 4, again[2:]), (2, 6, again[:2]), (3, 8, again[1:])):
-        assert matcher.new(part, {id(each): count for each in part}, delivered=delivered) == []
+        assert matcher.new(part, {id(each): count for each in part}, unacknowledged=delivered) == []
 
 
 def test_a_message_that_another_kernel_took_over_is_known() -> None:

@@ -42,11 +42,10 @@ FAST_S = 0.005
 class AckBatcher:
     """Journals messages in batches and acknowledges them after that.
 
-    ``journal_batch(deliveries, delivered=n, acknowledged=n)`` raises JournalError where it cannot
-    write; it gets how many messages the connection delivered before, and how many of those are
-    acknowledged. *acknowledge* acknowledges all messages up to a delivery tag. *prefetch_steps* are
-    how many unacknowledged messages the broker allows: at first, and after `raise_limit`. *clock*
-    returns monotonic seconds.
+    ``journal_batch(deliveries, unacknowledged=n)`` raises JournalError where it cannot write; it
+    gets how many of the messages before these are not acknowledged. *acknowledge* acknowledges all
+    messages up to a delivery tag. *prefetch_steps* are how many unacknowledged messages the broker
+    allows: at first, and after `raise_limit`. *clock* returns monotonic seconds.
     """
 
     def __init__(
@@ -69,8 +68,6 @@ class AckBatcher:
         #: journalled, not acknowledged: (last delivery tag of a batch, time), oldest first
         self._journalled: deque[tuple[int, float]] = deque()
         self._acknowledged_tag = 0
-        #: how many messages came on earlier channels of the connection, all acknowledged
-        self._earlier = 0
         #: the newest tag that was delivered with an earlier prefetch limit
         self._raised_at_tag = 0
         #: the number of pending messages at the last call of `should_wait_for_more`
@@ -112,7 +109,6 @@ class AckBatcher:
     def raise_limit_on_new_channel(self) -> None:
         """Use the next prefetch limit on a new channel, after all messages were acknowledged."""
         del self._steps[0]
-        self._earlier += self._newest_tag
         self._newest_tag = self._acknowledged_tag = self._raised_at_tag = 0
         self._journalled.clear()
 
@@ -141,11 +137,8 @@ class AckBatcher:
         if not self.pending:
             return
         newest_tag, n = self._newest_tag, len(self.pending)
-        self._journal_batch(
-            self.pending,
-            delivered=self._earlier + newest_tag - n,
-            acknowledged=self._earlier + self._acknowledged_tag,
-        )
+        unacknowledged = newest_tag - n - self._acknowledged_tag
+        self._journal_batch(self.pending, unacknowledged=unacknowledged)
         self.has_journalled = True
         now_s = self._clock()
         self._journalled.append((newest_tag, now_s))

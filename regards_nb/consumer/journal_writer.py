@@ -188,14 +188,11 @@ class JournalWriter:
         """Raise JournalError if messages must not be acknowledged."""
         self._journal.verify(self._session_id)
 
-    def journal_batch(
-        self, deliveries: Sequence[Delivery], *, delivered: int, acknowledged: int
-    ) -> None:
+    def journal_batch(self, deliveries: Sequence[Delivery], *, unacknowledged: int) -> None:
         """Write messages to the journal; they are acknowledged later.
 
-        *delivered* is how many messages the connection delivered before these, *acknowledged* how
-        many of those are acknowledged. After a JournalError they are given again; after a
-        StreamInDoubtError the connection must end.
+        *unacknowledged* is how many of the messages before these are not acknowledged. After a
+        JournalError they are given again; after a StreamInDoubtError the connection must end.
         """
         if deliveries[0].stream_offset is not None:
             deliveries = self.stream.new(deliveries)
@@ -204,7 +201,7 @@ class JournalWriter:
             self._journal.append(self._session_id, deliveries, stream=self._queue)
             self.stream.confirm(deliveries)
         else:
-            choose = partial(self._choose, delivered=delivered, acknowledged=acknowledged)
+            choose = partial(self._choose, unacknowledged=unacknowledged)
             self._journal.append(self._session_id, deliveries, choose=choose)
             self._matcher.confirm()
             if any(delivery.redelivered for delivery in deliveries):
@@ -217,7 +214,7 @@ class JournalWriter:
         self._report.report_event()
 
     def _choose(
-        self, rows: RowReader, deliveries: Sequence[Delivery], *, delivered: int, acknowledged: int
+        self, rows: RowReader, deliveries: Sequence[Delivery], *, unacknowledged: int
     ) -> Sequence[Delivery]:
         """Return the messages that are not in the journal.
 
@@ -252,8 +249,6 @@ class JournalWriter:
         elif not is_redelivery and not self._matcher.may_be_taken_over:
             self._expected_id = newest_id + len(deliveries)
             return deliveries
-        new = self._matcher.new(
-            deliveries, self._delivery_counts, delivered=delivered, acknowledged=acknowledged
-        )
+        new = self._matcher.new(deliveries, self._delivery_counts, unacknowledged=unacknowledged)
         self._expected_id = newest_id + len(new)
         return new

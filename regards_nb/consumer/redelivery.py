@@ -139,17 +139,15 @@ class RedeliveryMatcher:
         deliveries: Sequence[Delivery],
         counts: Mapping[int, int] | None = None,
         *,
-        delivered: int = 0,
-        acknowledged: int = 0,
+        unacknowledged: int = 0,
     ) -> list[Delivery]:
         """Return the deliveries that are not in the journal; a row matches at most one of them.
 
         *deliveries* are in the order of their arrival. *counts* are their headers
-        ``x-delivery-count`` by ``id(delivery)``, where RabbitMQ has sent one. *delivered* is how
-        many messages the connection delivered before these, *acknowledged* how many of those are
-        acknowledged.
+        ``x-delivery-count`` by ``id(delivery)``, where RabbitMQ has sent one. *unacknowledged* is
+        how many of the messages before these are not acknowledged.
         """
-        self._own.set_unacknowledged(delivered, acknowledged)
+        self._own.set_unacknowledged(unacknowledged)
         found = []
         may_repeat = any(delivery.redelivered for delivery in deliveries)
         for delivery in deliveries:
@@ -312,9 +310,9 @@ class _OwnMessages:
         #: the last message that came again
         self._newest_repeat = -1
 
-    def set_unacknowledged(self, delivered: int, acknowledged: int) -> None:
-        """Store how many messages the connection has delivered, and how many are acknowledged."""
-        self._first_unacknowledged = self._next_number - delivered + acknowledged
+    def set_unacknowledged(self, count: int) -> None:
+        """Store how many of the newest messages are not acknowledged."""
+        self._first_unacknowledged = self._next_number - count
 
     def add(self, digest: bytes, count: int) -> Callable[[], None]:
         """Add a message; return a function that removes it, if none was added after it."""
