@@ -78,7 +78,6 @@ class Connection:
         #: where a consumer of a stream begins; read while the session is opened
         self._stream_start: int | None = None
         self._is_consuming = False
-        self._consumer_count = 0
         #: a consumer is cancelled because the next one gets a larger prefetch limit
         self._growing = False
         #: RabbitMQ has cancelled that consumer: its channel closes after the next commit
@@ -93,20 +92,13 @@ class Connection:
         self._newest_tag = self._newest_tag_seen = self._newest_tag_ticked = 0
         #: whether no message waited in the queue when RabbitMQ was last asked
         self._is_drained = False
-        #: consumers of the queue before this one was added, and whether they were no more after it
+        #: consumers of the queue before this one was added
         self._consumers_before: int | None = None
-        self._is_uncounted = False
         self._alive_at_s = _clock_s()
         #: the answer that is awaited before the consumer works; another thread reads it
         self.awaited = "the connection"
         self._answers = PendingAnswers()
-        self._probe = MajorityProbe(
-            queue,
-            self._answers,
-            self._finish,
-            self._on_majority,
-            self._on_single_active,
-        )
+        self._probe = MajorityProbe(queue, self._answers, writer, self._finish)
         #: `request_close`, in another thread, must not use I/O services that are closed
         self._lock = threading.Lock()
         self._ended = False
@@ -257,22 +249,12 @@ class Connection:
             self._consume_if_ready()
         elif consumers and consumers == before:
             # The queue has a single active consumer, which alone is counted, or one has ended.
-            self._is_uncounted = True
+            self._probe.is_uncounted = True
         if self._is_consuming and is_silent and depth == 0 and self._kind == "quorum":
             self._store_if_all_acknowledged(answer)
-            self._probe.tick(self._connection, at_once=self._is_uncounted)
-        self._consumer_count = consumers
+            self._probe.tick(self._connection)
         if self._is_consuming and not self._growing:
-            self._consumer_count -= 1
-            self._report_other_consumers()
-
-    def _on_majority(self) -> None:
-        self._is_uncounted = False  # the queue has no single active consumer
-        self._writer.on_acknowledgements_confirmed()
-
-    def _on_single_active(self) -> None:
-        if self._is_uncounted:
-            self._writer.on_waiting()
+            self._report_other_consumers(consumers - 1)
 
     def _is_silent(self) -> bool:
         """Return whether no message has come since the last call."""
@@ -283,10 +265,9 @@ class Connection:
         if self.batcher.is_acknowledged and answer.method.consumer_count <= 1:
             self._writer.on_all_acknowledged()
 
-    def _report_other_consumers(self) -> None:
+    def _report_other_consumers(self, count: int) -> None:
         # A stream gives each message to every consumer; all other queues give it to one.
-        count = 0 if self._kind == "stream" else max(self._consumer_count, 0)
-        self._writer.on_other_consumers(count)
+        self._writer.on_other_consumers(0 if self._kind == "stream" else max(count, 0))
 
     def _consume_if_ready(self) -> None:
         is_declared = self._consumers_before is not None
@@ -313,7 +294,7 @@ class Connection:
 
     def _on_consuming(self, _answer: Any) -> None:
         self._is_consuming = True
-        self._report_other_consumers()
+        self._report_other_consumers(self._consumers_before or 0)
         if self._kind == "stream":
             # the depth came before the type of the queue was known
             self._writer.on_depth(None, is_silent=False)

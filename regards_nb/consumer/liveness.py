@@ -14,6 +14,8 @@ from pika.spec import Basic
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from regards_nb.consumer.journal_writer import JournalWriter
+
 #: Number of ticks after which the connection is given up. Ticks are counted and not seconds: after
 #: a pause of this process the answers are in the socket, and are read between two ticks.
 LATE_TICKS = 8
@@ -51,32 +53,31 @@ class MajorityProbe:
     empty; the rare message goes back.
 
     *answers* tells when the answer is late. *on_closed* is called with the reason if RabbitMQ has
-    closed the channel of the probe, unless the queue is the reason: it has a single active
-    consumer, and *on_refused* is called. *on_empty* is called when a majority has answered: it has
-    also written all that the queue was told before.
+    closed the channel of the probe, unless the queue is the reason: RabbitMQ refuses a basic.get
+    for a quorum queue with a single active consumer.
     """
 
     def __init__(
         self,
         queue: str,
         answers: PendingAnswers,
+        writer: JournalWriter,
         on_closed: Callable[[BaseException], None],
-        on_empty: Callable[[], None],
-        on_refused: Callable[[], None],
     ) -> None:
         self._queue = queue
-        self._when_empty = on_empty
-        self._on_refused = on_refused
         self._answers = answers
+        self._writer = writer
         self._on_closed = on_closed
+        #: whether RabbitMQ counted no more consumers after ours was added: ask at once, why
+        self.is_uncounted = False
         self._channel: Any = None
         self._is_possible = True
         self._ticks = 0
 
-    def tick(self, connection: Any, *, at_once: bool = False) -> None:
-        """Ask in every `PROBE_TICKS`-th call, or *at_once*; the queue is empty now."""
+    def tick(self, connection: Any) -> None:
+        """Ask in every `PROBE_TICKS`-th call; the queue is empty now."""
         self._ticks += 1
-        if not self._is_possible or (self._ticks % PROBE_TICKS and not at_once):
+        if not self._is_possible or (self._ticks % PROBE_TICKS and not self.is_uncounted):
             return
         if self._channel is None:
             self._channel = connection.channel(on_open_callback=self._on_open)
@@ -94,7 +95,9 @@ class MajorityProbe:
 
     def _on_empty(self, _answer: Any) -> None:
         self._answers.received("majority")
-        self._when_empty()
+        self.is_uncounted = False  # the queue has no single active consumer
+        # A majority has also written all that the queue was told before.
+        self._writer.on_acknowledgements_confirmed()
 
     def _on_message(self, channel: Any, method: Any, _properties: Any, _body: bytes) -> None:
         self._answers.received("majority")
@@ -103,8 +106,7 @@ class MajorityProbe:
     def _on_channel_closed(self, _channel: Any, reason: BaseException) -> None:
         self._answers.received("majority")
         self._is_possible = False
-        # RabbitMQ refuses it for a quorum queue with a single active consumer
-        if "basic.get" in str(reason):
-            self._on_refused()
-        else:
+        if "basic.get" not in str(reason):
             self._on_closed(reason)
+        elif self.is_uncounted:
+            self._writer.on_waiting()
