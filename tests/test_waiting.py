@@ -945,7 +945,7 @@ def test_a_dropped_tracker_with_the_same_journal_is_no_other_consumer(
     counted: list[int] = []
 
     def has_counted_both() -> bool:
-        connection = again._consumer._shared._connection  # type: ignore[union-attr]
+        connection = again._consumer._run._connection  # type: ignore[union-attr]
         return connection is not None and connection._consumers_before == 0
 
     def token() -> str:

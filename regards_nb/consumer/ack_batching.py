@@ -64,7 +64,8 @@ class AckBatcher:
         self.pending: list[Delivery] = []
         #: whether any message was journalled
         self.has_journalled = False
-        self._newest_tag = 0
+        #: the delivery tag of the last message that came on the present channel
+        self.newest_tag = 0
         #: journalled, not acknowledged: (last delivery tag of a batch, time), oldest first
         self._journalled: deque[tuple[int, float]] = deque()
         self._acknowledged_tag = 0
@@ -85,13 +86,13 @@ class AckBatcher:
     @property
     def is_acknowledged(self) -> bool:
         """Whether all messages that were delivered are acknowledged."""
-        return self._acknowledged_tag == self._newest_tag
+        return self._acknowledged_tag == self.newest_tag
 
     @property
     def is_full(self) -> bool:
         """Whether all that the limit allows is delivered: then no message is on its way."""
         before = max(self._acknowledged_tag, self._raised_at_tag)
-        return self._newest_tag - before >= self.prefetch
+        return self.newest_tag - before >= self.prefetch
 
     def should_raise_limit(self) -> bool:
         """Return whether the limit was used once, and the broker waits for us now."""
@@ -104,12 +105,12 @@ class AckBatcher:
     def raise_limit(self) -> None:
         """Use the next prefetch limit; the caller tells the broker."""
         del self._steps[0]
-        self._raised_at_tag = self._newest_tag
+        self._raised_at_tag = self.newest_tag
 
     def raise_limit_on_new_channel(self) -> None:
         """Use the next prefetch limit on a new channel, after all messages were acknowledged."""
         del self._steps[0]
-        self._newest_tag = self._acknowledged_tag = self._raised_at_tag = 0
+        self.newest_tag = self._acknowledged_tag = self._raised_at_tag = 0
         self._journalled.clear()
 
     def drop_pending(self) -> None:
@@ -119,7 +120,7 @@ class AckBatcher:
     def add(self, delivery_tag: int, delivery: Delivery) -> None:
         """Receive one message."""
         self.pending.append(delivery)
-        self._newest_tag = delivery_tag
+        self.newest_tag = delivery_tag
 
     def should_wait_for_more(self) -> bool:
         """Return whether many messages came since the last call, and the limit lets more come."""
@@ -136,7 +137,7 @@ class AckBatcher:
         """Journal the received messages; after a JournalError the next call tries again."""
         if not self.pending:
             return
-        newest_tag, n = self._newest_tag, len(self.pending)
+        newest_tag, n = self.newest_tag, len(self.pending)
         unacknowledged = newest_tag - n - self._acknowledged_tag
         self._journal_batch(self.pending, unacknowledged=unacknowledged)
         self.has_journalled = True
@@ -171,7 +172,7 @@ class AckBatcher:
         self._acknowledge_older_than(self._clock(), is_drained=is_drained)
 
     def _acknowledge_older_than(self, moment: float, *, is_drained: bool) -> None:
-        limit = self._newest_tag - (0 if is_drained else self.prefetch // 4)
+        limit = self.newest_tag - (0 if is_drained else self.prefetch // 4)
         tag = 0
         while self._journalled and self._journalled[0][1] <= moment:
             tag, _ = self._journalled[0]

@@ -88,8 +88,8 @@ class Connection:
         self._is_complete = False
         self._is_cancelling = False
         self._silent_answers = 0
-        #: now, at the last answer on the depth of the queue, and at the last look for answers
-        self._newest_tag = self._newest_tag_seen = self._newest_tag_ticked = 0
+        #: at the last answer on the depth of the queue, and at the last look for answers
+        self._newest_tag_seen = self._newest_tag_ticked = 0
         #: whether no message waited in the queue when RabbitMQ was last asked
         self._is_drained = False
         #: consumers of the queue before this one was added
@@ -258,8 +258,8 @@ class Connection:
 
     def _is_silent(self) -> bool:
         """Return whether no message has come since the last call."""
-        before, self._newest_tag_seen = self._newest_tag_seen, self._newest_tag
-        return before == self._newest_tag
+        before, self._newest_tag_seen = self._newest_tag_seen, self.batcher.newest_tag
+        return before == self.batcher.newest_tag
 
     def _store_if_all_acknowledged(self, answer: Any) -> None:
         if self.batcher.is_acknowledged and answer.method.consumer_count <= 1:
@@ -305,7 +305,8 @@ class Connection:
         self._repeat(self.depth_period_s, self._end_or_request_depth)
 
     def _start_over_if_silent(self) -> None:
-        if self._newest_tag or self._closing or not self._channel.is_open:
+        has_received = self.batcher.has_journalled or self.batcher.pending
+        if has_received or self._closing or not self._channel.is_open:
             return
         try:
             self._writer.stream.check_silence()
@@ -329,8 +330,8 @@ class Connection:
             )
             return
         # A busy queue answers after its messages.
-        is_silent = ticks > 0 and self._newest_tag == self._newest_tag_ticked
-        self._newest_tag_ticked = self._newest_tag
+        is_silent = ticks > 0 and self.batcher.newest_tag == self._newest_tag_ticked
+        self._newest_tag_ticked = self.batcher.newest_tag
         self._writer.on_answers(
             late_after_s=LATE_TICKS * self.depth_period_s if is_silent else None
         )
@@ -424,7 +425,6 @@ class Connection:
         delivery = Delivery(body, received_at_us, redelivered, *properties[:5], offset)
         if redelivered and properties.delivery_count is not None:
             self._writer.on_redelivery(delivery, properties.delivery_count)
-        self._newest_tag = delivery_tag
         self.batcher.add(delivery_tag, delivery)
         if not self._flush_scheduled:
             self._schedule_flush(0)
@@ -527,7 +527,7 @@ class Connection:
             self._cancel_to_close()
         else:
             self.batcher.is_held = True
-            self._newest_tag_seen = self._newest_tag
+            self._newest_tag_seen = self.batcher.newest_tag
             self._io.call_later(within_s / 2, self._cancel_to_close)
             self._ask_remaining()
 

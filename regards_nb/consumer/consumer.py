@@ -65,21 +65,20 @@ class Consumer:
         self._parameters = parameters
         self._queue = queue
         self._journal = journal
-        self._changed = changed
-        self._died = died
-        self._shared = _SharedState(changed, died)
+        self._new_run = partial(_Run, addresses_of(parameters), queue, journal, changed, died)
+        self._run = self._new_run()
         # `start` of several threads must not start two of ours.
         self._starting = threading.Lock()
 
     @property
     def health(self) -> Health:
         """The current state of the thread."""
-        return self._shared.health
+        return self._run.health
 
     @property
     def is_running(self) -> bool:
         """Whether the thread runs."""
-        thread = self._shared.thread
+        thread = self._run.thread
         return thread is not None and thread.is_alive()
 
     def start(self, timeout_s: float) -> None:
@@ -89,7 +88,7 @@ class Consumer:
         try:
             self.begin()
             awaited(
-                self._shared.started,
+                self._run.started,
                 lambda: self._journal.obstacle() or f"waiting for RabbitMQ at {where}",
                 timeout_s=timeout_s,
             )
@@ -98,56 +97,54 @@ class Consumer:
             error = (
                 JournalError(f"no event was received within {timeout_s:g} s: {obstacle}")
                 if obstacle
-                else self._shared.unanswered(where, timeout_s)
+                else self._run.unanswered(where, timeout_s)
             )
-            self._shared.request_stop(1.0)
+            self._run.request_stop(1.0)
             raise error from None
         except BaseException:
-            self._shared.request_stop(1.0)
+            self._run.request_stop(1.0)
             raise
 
     def begin(self) -> None:
         """Start the thread, unless it runs, and do not wait for RabbitMQ."""
         with self._starting:
-            if self._shared.stop.is_set():
+            if self._run.stop.is_set():
                 self._join(_GIVEN_UP_S)
             if not self.is_running:
                 self._start_thread()
 
     def _start_thread(self) -> None:
-        shared = _SharedState(self._changed, self._died)
-        # The thread does not hold the consumer: a tracker that a notebook dropped can be
-        # collected, and then its thread ends.
-        addresses = addresses_of(self._parameters)
-        shared.thread = OwnThread(
+        run = self._new_run()
+        run.thread = OwnThread(
             "consumer",
-            partial(_run_connections, addresses, self._queue, self._journal, shared),
+            run.keep_connected,
             does=f"reads the queue {self._queue!r}",
             then="RabbitMQ keeps the new messages: call tracker.start()",
-            died=shared.report_death,
-            stop=shared.stop,
+            died=run.report_death,
+            stop=run.stop,
             awaits=f"the consumer of {self._queue!r}",
             obstacle=self._journal.obstacle,
         )
-        weakref.finalize(self, shared.request_stop, 1.0).atexit = False
-        self._shared = shared
-        shared.thread.start()
+        # A tracker that a notebook dropped can be collected, and then its thread ends.
+        weakref.finalize(self, run.request_stop, 1.0).atexit = False
+        self._run = run
+        run.thread.start()
 
     def cancel_start(self) -> None:
         """End a `start` of another thread that still waits; it raises TrackingError."""
-        if not self._shared.started.done():
-            self._shared.request_stop(1.0)
+        if not self._run.started.done():
+            self._run.request_stop(1.0)
 
     def stop(self, timeout_s: float) -> None:
         """Stop the thread; after half of *timeout_s*, close its socket without an AMQP close.
 
         TrackingError: it did not end in time. It is a daemon and does not delay the end of Python.
         """
-        self._shared.request_stop(timeout_s / 2)
+        self._run.request_stop(timeout_s / 2)
         self._join(timeout_s)
 
     def _join(self, timeout_s: float) -> None:
-        thread = self._shared.thread
+        thread = self._run.thread
         if thread is not None and not thread.end(timeout_s):
             obstacle = self._journal.obstacle()
             kept = f"{obstacle}. RabbitMQ keeps what was not journalled" if obstacle else ""
@@ -157,24 +154,32 @@ class Consumer:
             )
 
 
-class _SharedState(HealthReport):
-    """The state that the thread shares with its owner. Values are replaced as a whole."""
+class _Run(HealthReport):
+    """One run of the thread. It does not hold the consumer, which can be collected meanwhile."""
 
     def __init__(
-        self, changed: Callable[[], None], died: Callable[[TrackingError], object] | None
+        self,
+        addresses: Sequence[AmqpParameters],
+        queue: str,
+        journal: Journal,
+        changed: Callable[[], None],
+        died: Callable[[TrackingError], object] | None,
     ) -> None:
         super().__init__(changed)
+        self._addresses = addresses
+        self._queue = queue
+        self._journal = journal
+        self._died = died
+        self._stream = StreamMatcher(queue, journal, self.note)
         self.stop = threading.Event()
         #: of the start that waits for the first consumer
         self.started: Future[None] = Future()
-        self._died = died
+        #: what `request_stop` closes; a connection that is made after it does not connect
         self._connection: Connection | None = None
         #: the errors of the addresses that were tried before that connection
-        self.errors: list[RegardsError] = []
+        self._errors: list[RegardsError] = []
         #: the errors of the last round in which the queue was down
-        self.last_round: list[RegardsError] = []
-        #: `request_stop` of another thread must not miss a connection that is being made
-        self._lock = threading.Lock()
+        self._last_round: list[RegardsError] = []
 
     def report_death(self, error: TrackingError) -> None:
         """Store the error that ends the thread."""
@@ -184,125 +189,102 @@ class _SharedState(HealthReport):
         elif self._died is not None:
             self._died(error)
 
-    def set_connection(self, connection: Connection | None) -> None:
-        """Set the connection that `request_stop` closes."""
-        with self._lock:
-            self._connection = connection
-
     def unanswered(self, where: str, within_s: float) -> RegardsError:
         """Return the error of a start that took too long: what RabbitMQ has answered so far."""
-        if self.last_round:
-            return combined_error(self.last_round)
-        with self._lock:
-            awaited = self._connection.awaited if self._connection else "the connection"
-            where = self._connection.where if self._connection else where
+        if self._last_round:
+            return combined_error(self._last_round)
+        awaited = "the connection"
+        if connection := self._connection:
+            awaited, where = connection.awaited, connection.where
         error = BrokerUnreachableError(
             f"{where} did not answer within {within_s:g} s: RabbitMQ did not confirm {awaited}. It "
             "may be overloaded or stopped, or a firewall drops the connection: try again later, or "
             "ask the administrator"
         )
-        return combined_error([*self.errors, error])
+        return combined_error([*self._errors, error])
 
     def request_stop(self, within_s: float) -> None:
         """Ask the thread to end, and its connection to close within *within_s*."""
         self.stop.set()
-        with self._lock:
-            if self._connection is not None:
-                self._connection.request_close(within_s)
+        if connection := self._connection:
+            connection.request_close(within_s)
 
+    def keep_connected(self) -> None:
+        """Open one connection after the other until the thread is stopped.
 
-def _run_connections(
-    addresses: Sequence[AmqpParameters], queue: str, journal: Journal, shared: _SharedState
-) -> None:
-    """Open one connection after the other until the thread is stopped.
+        The addresses of a cluster are tried in turn, beginning with a random one: kernels spread
+        over the nodes. The back-off comes after each round without success.
+        """
+        self.report(HealthState.CONNECTING)
+        addresses = random.sample(self._addresses, len(self._addresses))
+        pauses, cuts = growing(FIRST_BACKOFF_S, LONGEST_BACKOFF_S), 0
+        while not self.stop.is_set():
+            last, consumed_s, made_progress = self._run_connection(addresses[0])
+            if self.stop.is_set():
+                break
+            addresses = [*addresses[1:], addresses[0]]
+            if consumed_s is not None:
+                self._errors = []
+                is_cut = isinstance(last.__cause__, ConnectionLost) and consumed_s < STABLE_S
+                cuts = cuts + 1 if is_cut else 0
+                if cuts >= MANY_CUTS:
+                    self.note(
+                        "cut",
+                        f"the connection was cut {cuts} times in a row, the last time after "
+                        f"{consumed_s:.1f} s: a proxy, firewall or load balancer on the way may "
+                        "end connections. Ask the administrator for an idle time-out above 30 s.",
+                    )
+                if made_progress or consumed_s > LONGEST_BACKOFF_S:
+                    pauses = growing(FIRST_BACKOFF_S, LONGEST_BACKOFF_S)
+            self._errors = [*self._errors, last]
+            is_full_round = len(self._errors) >= len(addresses)
+            error = combined_error(self._errors)
+            # A script that starts together with the broker waits for the queue.
+            is_down = any(isinstance(each, QueueDownError) for each in self._errors)
+            if is_full_round and is_down:
+                self._last_round = self._errors
+            elif not self.started.done() and (is_full_round or isinstance(error, JournalError)):
+                self.report(HealthState.FAILED, str(error))
+                self.started.set_exception(error)
+                return
+            self.report(HealthState.RECONNECTING, str(error))
+            _log.warning("%s", last)
+            if is_full_round:
+                self.stop.wait(random.uniform(0, next(pauses)))
+                self._errors = []
+        self.report(HealthState.STOPPED)
+        if not self.started.done():
+            self.started.set_exception(TrackingError("stopped before it was consuming"))
 
-    The addresses of a cluster are tried in turn, beginning with a random one: kernels spread over
-    the nodes. The back-off comes after each round without success.
-    """
-    shared.report(HealthState.CONNECTING)
-    addresses = random.sample(addresses, len(addresses))
-    stream = StreamMatcher(queue, journal, shared.note)
-    pauses, cuts = growing(FIRST_BACKOFF_S, LONGEST_BACKOFF_S), 0
-    while not shared.stop.is_set():
-        last, consumed_s, made_progress = _run_connection(
-            addresses[0], queue, journal, shared, stream
+    def _run_connection(self, address: AmqpParameters) -> tuple[RegardsError, float | None, bool]:
+        """Run one connection until it ends.
+
+        Return why, how long messages were consumed (None: never), and whether any was journalled.
+        """
+        writer = JournalWriter(
+            describe(address),
+            self._queue,
+            self._journal,
+            report=self,
+            started=self.started,
+            stream=self._stream,
         )
-        if shared.stop.is_set():
-            break
-        addresses = [*addresses[1:], addresses[0]]
-        if consumed_s is not None:
-            shared.errors = []
-            is_cut = isinstance(last.__cause__, ConnectionLost) and consumed_s < STABLE_S
-            cuts = cuts + 1 if is_cut else 0
-            if cuts >= MANY_CUTS:
-                shared.note("cut", _cut_text(cuts, consumed_s))
-            if made_progress or consumed_s > LONGEST_BACKOFF_S:
-                pauses = growing(FIRST_BACKOFF_S, LONGEST_BACKOFF_S)
-        shared.errors = [*shared.errors, last]
-        is_full_round = len(shared.errors) >= len(addresses)
-        error = combined_error(shared.errors)
-        # A script that starts together with the broker waits for the queue.
-        is_down = any(isinstance(each, QueueDownError) for each in shared.errors)
-        if is_full_round and is_down:
-            shared.last_round = shared.errors
-        elif not shared.started.done() and (is_full_round or isinstance(error, JournalError)):
-            shared.report(HealthState.FAILED, str(error))
-            shared.started.set_exception(error)
-            return
-        shared.report(HealthState.RECONNECTING, str(error))
-        _log.warning("%s", last)
-        if is_full_round:
-            shared.stop.wait(random.uniform(0, next(pauses)))
-            shared.errors = []
-    shared.report(HealthState.STOPPED)
-    if not shared.started.done():
-        shared.started.set_exception(TrackingError("stopped before it was consuming"))
-
-
-def _cut_text(cuts: int, consumed_s: float) -> str:
-    return (
-        f"the connection was cut {cuts} times in a row, the last time after {consumed_s:.1f} s: a "
-        "proxy, firewall or load balancer on the way may end connections. Ask the administrator "
-        "for an idle time-out above 30 s."
-    )
-
-
-def _run_connection(
-    parameters: AmqpParameters,
-    queue: str,
-    journal: Journal,
-    shared: _SharedState,
-    stream: StreamMatcher,
-) -> tuple[RegardsError, float | None, bool]:
-    """Run one connection until it ends.
-
-    Return why, how long messages were consumed (None: never), and whether any was journalled.
-    """
-    writer = JournalWriter(
-        describe(parameters),
-        queue,
-        journal,
-        report=shared,
-        started=shared.started,
-        stream=stream,
-    )
-    connection = Connection(parameters, queue, writer)
-    shared.set_connection(connection)
-    error: RegardsError = BrokerError("the connection was closed")
-    try:
-        connection.run(shared.stop)
-    except RegardsError as exc:
-        error = exc
-    except BaseException as exc:  # noqa: BLE001 - also what other code throws into this thread
-        _log.exception("an unexpected error ended the connection; the consumer reconnects")
-        error = BrokerError(f"unexpected: {type(exc).__name__}: {exc}")
-        error.__cause__ = exc
-        # The journal may have them or not. RabbitMQ delivers them again, and the next session
-        # compares them.
-        connection.batcher.drop_pending()
-    finally:
-        shared.set_connection(None)
-    consumed_s = writer.consumed_s
-    while not connection.journal_remaining() and not shared.stop.wait(JOURNAL_RETRY_S):
-        pass
-    return error, consumed_s, connection.batcher.has_journalled
+        connection = self._connection = Connection(address, self._queue, writer)
+        error: RegardsError = BrokerError("the connection was closed")
+        try:
+            connection.run(self.stop)
+        except RegardsError as exc:
+            error = exc
+        except BaseException as exc:  # noqa: BLE001 - also what other code throws into this thread
+            _log.exception("an unexpected error ended the connection; the consumer reconnects")
+            error = BrokerError(f"unexpected: {type(exc).__name__}: {exc}")
+            error.__cause__ = exc
+            # The journal may have them or not. RabbitMQ delivers them again, and the next session
+            # compares them.
+            connection.batcher.drop_pending()
+        finally:
+            self._connection = None
+        consumed_s = writer.consumed_s
+        while not connection.journal_remaining() and not self.stop.wait(JOURNAL_RETRY_S):
+            pass
+        return error, consumed_s, connection.batcher.has_journalled
