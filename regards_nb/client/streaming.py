@@ -53,23 +53,17 @@ class _NotedReads(RawIOBase):
         super().close()
 
 
-class _LargeReads:
-    """A socket whose reader has a large buffer.
+class _Response(HTTPResponse):
+    """A response that is read with a large buffer.
 
     By default, http.client reads with a buffer of 8 KiB: two to three system calls for each HTTP
     chunk of 32 KiB, and at each of them the thread hands over Python's lock.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-
-    def makefile(self, _mode: str) -> BufferedReader:
-        return BufferedReader(_NotedReads(self._sock.makefile("rb", buffering=0)), _BUFFER_BYTES)
-
-
-class _Response(HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(_LargeReads(sock), *args, **kwargs)  # type: ignore[arg-type]
+        super().__init__(sock, *args, **kwargs)
+        self.fp.close()
+        self.fp = BufferedReader(_NotedReads(sock.makefile("rb", buffering=0)), _BUFFER_BYTES)
 
 
 class _HttpConnection(HTTPConnection):
@@ -147,7 +141,6 @@ class Body:
             started_s = time.monotonic()
             with waiting():
                 block: bytes = read(size_bytes)
-                byte_came()
             if not block:
                 return
             took_s = time.monotonic() - started_s

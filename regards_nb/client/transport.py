@@ -26,7 +26,7 @@ from requests.auth import AuthBase
 
 from regards_nb.client.auth import token_advice
 from regards_nb.client.errors import TokenState, error_for, is_temporary, token_state
-from regards_nb.client.last_byte import asking_again, byte_came, pausing, waiting
+from regards_nb.client.last_byte import asking_again, pausing, waiting
 from regards_nb.client.models import RequestSpec, Response, Retry, file_record, read_page
 from regards_nb.client.streaming import Body, HttpPool, HttpsPool
 from regards_nb.errors import (
@@ -390,12 +390,9 @@ class Transport:
             # Without any time left, it is not sent at all.
             is_sent = time_left_s() > 0
             with waiting(str(self._origin), timeout_s[1]):
-                outcome = self._awaited(
+                return self._awaited(
                     send, request, left_s, is_sent=is_sent, unwanted=requests.Response.close
                 )
-                if not isinstance(outcome, RequestFailure):
-                    byte_came()
-                return outcome
         except requests.RequestException as exc:
             # Only the reason is kept: the frames of this exception hold password and token.
             return RequestFailure.because_of(exc, timeout_s)
