@@ -34,7 +34,7 @@ from regards_nb.text import counted, similar
 from regards_nb.waits import pause, progress, told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from regards_nb.client.models import (
         Attribute,
@@ -129,16 +129,15 @@ class Catalogue:
 
     def iter_products(
         self,
-        query: str,
-        *,
+        *wanted: str,
         dataset: str | None = None,
     ) -> Iterator[Product]:
-        """Yield the products that match a query, page by page.
+        """Yield the products that match all of the queries, page by page.
 
         The ServiceError for a refused query has the words of the catalogue and the fields that
         exist.
         """
-        parts = [query] if query.strip() else []
+        parts = [query for query in wanted if query.strip()]
         if dataset is not None:
             parts.append(queries.term("tags", self.dataset_urn(dataset)))
         text = queries.both(*parts) if len(parts) > 1 else "".join(parts)
@@ -235,6 +234,23 @@ class Catalogue:
         response = self._exchange(RequestSpec(path=_CART))
         return [] if response.status == 204 else cart_rows(response.json())
 
+    def online_products(
+        self, wanted: object, *, restore: bool, timeout_s: float, poll_s: float
+    ) -> list[Product]:
+        """Return products whose files can be downloaded; *restore* those that are on tape."""
+        products = self._products_of(wanted)
+        on_tape = [p.urn for p in products if not all(file.online for file in p.files)]
+        if on_tape and not restore:
+            kept = counted(f"{len(on_tape)} of {len(products)}", "product")
+            raise NotAllowedError(
+                f"REGARDS keeps {kept} on tape: tracker.submit(products) orders them, or call "
+                "download_products(..., restore=True)",
+                status_code=202,
+            )
+        if on_tape:
+            self.restore(on_tape, timeout_s=timeout_s, poll_s=poll_s)
+        return products
+
     def restore(self, urns: Sequence[str], *, timeout_s: float, poll_s: float) -> None:
         """Restore products from tape, and wait until all their files can be downloaded.
 
@@ -269,7 +285,7 @@ class Catalogue:
         files = [file for each in products or () for file in each.get("files") or ()]
         return bool(files) and all(file.get("available") is True for file in files)
 
-    def products_of(self, wanted: object) -> list[Product]:
+    def _products_of(self, wanted: object) -> list[Product]:
         """Return the products of rows of a search, URNs, provider ids or queries."""
         found = {
             each.urn: each
@@ -290,20 +306,6 @@ def _short(query: str) -> list[str]:
     field, values = named
     some = [values[i : i + _MAX_IN_ADDRESS] for i in range(0, len(values), _MAX_IN_ADDRESS)]
     return [f"{field}:({' OR '.join(each)})" for each in some]
-
-
-def check_online(products: Iterable[Product]) -> list[str]:
-    """Return the URNs of the products whose files are on tape."""
-    return [each.urn for each in products if not all(file.online for file in each.files)]
-
-
-def tape_error(urns: Sequence[str], total: int) -> NotAllowedError:
-    """Return the error for products that cannot be downloaded without being restored."""
-    return NotAllowedError(
-        f"REGARDS keeps {counted(f'{len(urns)} of {total}', 'product')} on tape: "
-        "tracker.submit(products) orders them, or call download_products(..., restore=True)",
-        status_code=202,
-    )
 
 
 def file_path(urn: str, checksum: str) -> str:

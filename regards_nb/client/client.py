@@ -21,18 +21,13 @@ from regards_nb.client.auth import (
     login_missing,
     user_of,
 )
-from regards_nb.client.catalogue import (
-    Catalogue,
-    check_online,
-    file_path,
-    tape_error,
-)
+from regards_nb.client.catalogue import Catalogue, file_path
 from regards_nb.client.errors import error_for
 from regards_nb.client.models import RequestSpec, Retry, apply_response, read_page, remote_order
 from regards_nb.client.origin import DownloadLink, Origin, check_certificates
 from regards_nb.client.transport import BearerAuth, Transport, iter_manifest, iter_pages
 from regards_nb.errors import NotAllowedError, SettingsError, UnexpectedAnswerError
-from regards_nb.queries import both, check, selection
+from regards_nb.queries import check, selection
 from regards_nb.queries import fields as write_fields
 from regards_nb.waits import reads_only, stopped_by_user, user_call
 
@@ -476,9 +471,9 @@ class RegardsClient:
         from regards_nb.frames import products_frame
 
         check_counts(limit=limit)
-        parts = [part for part in (query, write_fields(**fields) if fields else None) if part]
-        text = both(*parts) if len(parts) > 1 else "".join(parts)
-        products = list(islice(self._catalogue.iter_products(text, dataset=dataset), limit))
+        written = write_fields(**fields) if fields else ""
+        found = self._catalogue.iter_products(query or "", written, dataset=dataset)
+        products = list(islice(found, limit))
         return products_frame(products, self._catalogue.attributes(), self._labels())
 
     @reads_only
@@ -566,12 +561,9 @@ class RegardsClient:
         from regards_nb.download import download_products
 
         with stopped_by_user(_STOPPED_EARLY):
-            found = self._catalogue.products_of(products)
-            on_tape = check_online(found)
-            if on_tape and not restore:
-                raise tape_error(on_tape, len(found))
-            if on_tape:
-                self._catalogue.restore(on_tape, timeout_s=timeout_s, poll_s=poll_s)
+            found = self._catalogue.online_products(
+                products, restore=restore, timeout_s=timeout_s, poll_s=poll_s
+            )
         return download_products(self, found, directory, accept_licence=accept_licence, **options)
 
     @contextmanager

@@ -402,7 +402,6 @@ class CatalogueFile(NamedTuple):
     """A file of a product."""
 
     name: str
-    data_type: str
     checksum: str | None
     size_bytes: int | None = None
     md5: str | None = None
@@ -482,7 +481,6 @@ def product(value: Any, request: str) -> Product:
 def _catalogue_file(content: dict[str, Any]) -> CatalogueFile:
     return CatalogueFile(
         name=_text(content.get("filename")) or "",
-        data_type=_text(content.get("dataType")) or "RAWDATA",
         checksum=_text(content.get("checksum")),
         size_bytes=whole_number(content.get("filesize")),
         md5=_md5(content.get("checksum")),
