@@ -35,7 +35,6 @@ from regards_nb.client.origin import DownloadLink as DownloadLink
 from regards_nb.client.origin import Origin as Origin
 
 if TYPE_CHECKING:
-    from regards_nb.client.catalogue import Quota as Quota
     from regards_nb.client.client import RegardsClient as RegardsClient
     from regards_nb.client.streaming import Body as Body
     from regards_nb.client.transport import RequestFailure as RequestFailure
@@ -45,7 +44,6 @@ _MODULE_OF = {
     "RegardsClient": "client",
     "Body": "streaming",
     "RequestFailure": "transport",
-    "Quota": "catalogue",
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from regards_nb import queries
@@ -63,13 +63,6 @@ _DATE_HINT = (
 )
 #: How many products a search by GET names; a URN has 75 characters, in an address some 100.
 _MAX_IN_ADDRESS = 50
-
-
-class Quota(NamedTuple):
-    """A limit of downloads; `allowed` is None where there is none."""
-
-    used: int | None
-    allowed: int | None
 
 
 class Catalogue:
@@ -216,18 +209,18 @@ class Catalogue:
             rows += summary_rows(response.json(), response.request)
         return rows
 
-    def quota(self) -> dict[str, Quota]:
+    def quota(self) -> dict[str, tuple[int | None, int | None]]:
         """Return used and allowed downloads: in total, and at the same time."""
         response = self._exchange(RequestSpec(path="/api/v1/rs-storage/quota/current"))
         found = response.json()
         if not isinstance(found, dict):
             raise UnexpectedAnswerError(f"{response.request}: the response is not a quota")
-        # -1 means that there is no limit.
+        # -1 means that there is no limit, and is no `whole_number`.
         used, allowed, current, rate = (
             whole_number(found.get(name))
             for name in ("currentQuota", "maxQuota", "currentRate", "rateLimit")
         )
-        return {"downloads": Quota(used, allowed), "simultaneous downloads": Quota(current, rate)}
+        return {"downloads": (used, allowed), "simultaneous downloads": (current, rate)}
 
     def cart(self) -> list[SummaryRow]:
         """Return what lies in the cart of the user on the web page, by data set."""

@@ -11,7 +11,7 @@ from regards_nb.frames.columns import TIME, ColumnInfo
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from regards_nb.client import Attribute, CatalogueDataset, Product, Quota, SummaryRow
+    from regards_nb.client import Attribute, CatalogueDataset, Product, SummaryRow
 
 #: Columns of `RegardsClient.search`, before the attributes; the index is ``urn``.
 PRODUCT_COLUMNS = {
@@ -127,9 +127,9 @@ def summary_frame(rows: Iterable[SummaryRow], labels: Mapping[str, str]) -> pd.D
     return frame.groupby(keys, dropna=False, sort=False, as_index=False).sum(min_count=1)
 
 
-def quota_frame(quota: Mapping[str, Quota]) -> pd.DataFrame:
-    """Return one row per kind of quota; index ``kind``."""
-    rows = [(kind, each.used, each.allowed) for kind, each in quota.items()]
+def quota_frame(quota: Mapping[str, tuple[int | None, int | None]]) -> pd.DataFrame:
+    """Return one row per kind of quota, used and allowed; index ``kind``."""
+    rows = [(kind, *each) for kind, each in quota.items()]
     return _frame(rows, {"kind": ColumnInfo("str", "")} | QUOTA_COLUMNS).set_index("kind")
 
 
