@@ -24,7 +24,7 @@ from regards_nb.consumer.redelivery import StreamInDoubtError
 from regards_nb.errors import BrokerUnreachableError, JournalError, RegardsError
 from regards_nb.events import Delivery
 from regards_nb.journal import JournalReplacedError
-from regards_nb.threads import begin
+from regards_nb.waits import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,16 +173,14 @@ class Connection:
         """
         # RabbitMQ checks the login while the disk writes; `_consume_if_ready` waits for both.
         if not self._closing:
-            begin("session", self._open_session_now)
+            opened = in_thread(self._open_session_now, "regards-nb-session")
+            opened.add_done_callback(
+                lambda done: self._call_in_loop(lambda: self._on_session(done.exception()))
+            )
 
     def _open_session_now(self) -> None:
-        error: BaseException | None = None
-        try:
-            self._writer.open_session()
-            self._stream_start = self._writer.stream.start()
-        except BaseException as exc:  # noqa: BLE001 - raised in the thread of the connection
-            error = exc
-        self._call_in_loop(lambda: self._on_session(error))
+        self._writer.open_session()
+        self._stream_start = self._writer.stream.start()
 
     def _on_session(self, error: BaseException | None) -> None:
         if error is not None and self._channel is None:

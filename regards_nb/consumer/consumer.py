@@ -110,25 +110,23 @@ class Consumer:
         with self._starting:
             if self._run.stop.is_set():
                 self._join(_GIVEN_UP_S)
-            if not self.is_running:
-                self._start_thread()
-
-    def _start_thread(self) -> None:
-        run = self._new_run()
-        run.thread = OwnThread(
-            "consumer",
-            run.keep_connected,
-            does=f"reads the queue {self._queue!r}",
-            then="RabbitMQ keeps the new messages: call tracker.start()",
-            died=run.report_death,
-            stop=run.stop,
-            awaits=f"the consumer of {self._queue!r}",
-            obstacle=self._journal.obstacle,
-        )
-        # A tracker that a notebook dropped can be collected, and then its thread ends.
-        weakref.finalize(self, run.request_stop, 1.0).atexit = False
-        self._run = run
-        run.thread.start()
+            if self.is_running:
+                return
+            run = self._new_run()
+            run.thread = OwnThread(
+                "consumer",
+                run.keep_connected,
+                does=f"reads the queue {self._queue!r}",
+                then="RabbitMQ keeps the new messages: call tracker.start()",
+                died=run.report_death,
+                stop=run.stop,
+                awaits=f"the consumer of {self._queue!r}",
+                obstacle=self._journal.obstacle,
+            )
+            # A tracker that a notebook dropped can be collected, and then its thread ends.
+            weakref.finalize(self, run.request_stop, 1.0).atexit = False
+            self._run = run
+            run.thread.start()
 
     def cancel_start(self) -> None:
         """End a `start` of another thread that still waits; it raises TrackingError."""
