@@ -93,7 +93,7 @@ class RedeliveryMatcher:
     def __init__(self) -> None:
         # By session and properties. The properties include the priority, and RabbitMQ keeps the
         # order only among messages of one priority.
-        self._sequences: dict[tuple[int, str], _RowSequence] = {}
+        self._sequences: defaultdict[tuple[int, str], _RowSequence] = defaultdict(_RowSequence)
         self._own = _OwnMessages()
         #: flagged messages that other sessions have journalled since this one began
         self._taken_over: Counter[bytes] = Counter()
@@ -121,8 +121,7 @@ class RedeliveryMatcher:
         """Add rows of other sessions in journal order, each newer than all earlier ones."""
         for row in rows:
             key = (row.session_id, _canonical(row.delivery.properties))
-            sequence = self._sequences.setdefault(key, _RowSequence())
-            sequence.append(row.id, fingerprint(row.delivery))
+            self._sequences[key].append(row.id, fingerprint(row.delivery))
 
     def add_own(self, rows: Iterable[Row]) -> None:
         """Add rows of this session. `new` has added those with the flag already."""
@@ -241,11 +240,10 @@ class _RowSequence:
         #: The position of the next message, for each candidate start; empty before the first.
         #: Replaced as a whole, so that a decision can be reverted.
         self.next: list[int] = []
-        self._first_id: int | None = None
-        self._last_id = 0
+        self._first_id = self._last_id = 0
 
     def append(self, row_id: int, digest: bytes) -> None:
-        if self._first_id is None:
+        if not self._digests:
             self._first_id = row_id
         self._last_id = row_id
         self._positions[digest].append(len(self._digests))
@@ -287,7 +285,7 @@ class _RowSequence:
 
     def end_if_older_than(self, other: _RowSequence) -> None:
         """Match nothing any more if all rows are older than those of *other*."""
-        if other._first_id is not None and self._last_id < other._first_id:
+        if self._last_id < other._first_id:
             self.next = [len(self._digests)]
 
 
@@ -416,15 +414,14 @@ class StreamMatcher:
         self._is_in_doubt = False
         #: how many messages the retention may have removed before they were read
         self._removed = 0
-        # Of this connection: the newest journalled message and the offset after it, the journalled
-        # messages that are compared, by offset, and whether one of them was there.
+        # Of this connection: the newest message that was journalled before it, the offset after the
+        # newest one, the journalled messages that are compared, by offset, and whether one of them
+        # was there.
         self._last: Delivery | None = None
         self._next_offset = 0
         self._known: dict[int, bytes] = {}
         self._is_from_first = True
         self._is_continued = False
-        #: the offset after the newest journalled message
-        self._expected = 0
         #: the offset from which on some were missing, of this or an earlier connection
         self._missing_from: int | None = None
         self._doubt: StreamInDoubtError | None = None
@@ -435,7 +432,6 @@ class StreamMatcher:
         self._known = {}
         self._next_offset = self._journal.next_offset(self._queue) or 0
         self._is_continued = self._is_from_first = not self._next_offset
-        self._expected = self._next_offset
         if not self._next_offset:
             return None
         last = self._last = self._journal.last_of_stream(self._queue)
@@ -445,7 +441,7 @@ class StreamMatcher:
                 self._known[delivery.stream_offset or 0] = _digest(delivery)
             return None
         # another kernel may have written since the offset was read
-        self._next_offset = self._expected = last.stream_offset + 1
+        self._next_offset = last.stream_offset + 1
         self._known[last.stream_offset] = _digest(last)
         return last.stream_offset
 
@@ -493,7 +489,7 @@ class StreamMatcher:
         self._is_continued = True
         self._is_in_doubt = False
         self._known = {}
-        self._expected = (written[-1].stream_offset or 0) + 1
+        self._next_offset = (written[-1].stream_offset or 0) + 1
         if self._doubt is not None:
             raise self._doubt
 
@@ -502,7 +498,7 @@ class StreamMatcher:
 
         Each segment of a stream uses one offset for a record of RabbitMQ.
         """
-        expected = self._expected if self._is_continued else deliveries[0].stream_offset or 0
+        expected = self._next_offset if self._is_continued else deliveries[0].stream_offset or 0
         for position, delivery in enumerate(deliveries):
             offset = delivery.stream_offset or 0
             if offset > expected + 1 and expected != self._missing_from:
