@@ -331,17 +331,23 @@ class TokenProvider:
                 raise
             return token
 
-    def renewed(self, refused: Token, *, is_doubtful: bool) -> Token | None:
-        """Return a token that replaces *refused*; None if a renewal would not help.
+    def renewed(self, token: Token, response: Response, *, may_have_acted: bool) -> Token | None:
+        """Return a token that replaces one; None if it is not why the server refused a request.
 
-        A *doubtful* refusal (403 or 500, `TokenState`) may have other reasons than the token.
-        After a renewal that did not help, it is final for a minute.
+        *may_have_acted*: the request was an action or a zip. After a 500 the server may have acted,
+        so the request is sent again only if the token has surely ended (protocol.md 1.0, 9).
         """
-        if self._log_in is None:
+        if self._log_in is None or response.status not in (401, 403, 500):
             return None
-        if is_doubtful and time.monotonic() < self._final_until_s:
-            return None
-        return self._replace(refused)
+        if not token.has_ended:
+            if response.messages or (response.status == 500 and may_have_acted):
+                return None
+            # 403, 500 and a 401 with a page of HTML can mean an expired token, or something else:
+            # after a renewal that did not help, they are final for a minute.
+            is_certain = response.status == 401 and not response.is_page
+            if not is_certain and time.monotonic() < self._final_until_s:
+                return None
+        return self._replace(token)
 
     def renewal_did_not_help(self) -> None:
         """Note that the server refused the new token like the old one."""

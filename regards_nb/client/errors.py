@@ -8,17 +8,16 @@ empty body (protocol.md 1.2). A page of HTML is never REGARDS: a proxy or a logi
 - with ``messages``, the order is not in a state that allows the action: `NotAllowedError`. The
   messages hold one of the codes of `REFUSALS`. For a zip, it may mean that another zip of this
   user is being made (`download/pipeline.py`).
-- without, or after the token has ended: `TokenState.INVALID`. A client with a password logs in
-  once more and repeats the request. If that gets a 401, too, or a token was given instead of a
-  password: `ServiceLoginError`.
+- without, or after the token has ended, the token is not accepted. A client with a password logs
+  in once more and repeats the request (`TokenProvider.renewed`). If that gets a 401, too, or a
+  token was given instead of a password: `ServiceLoginError`.
 - during a login, the name and secret of the application are wrong: `ServiceLoginError`.
 - with a page of HTML, a proxy wants a login of its own: `UnexpectedAnswerError`. A client with a
-  password logs in once more before (`TokenState.DOUBTFUL`).
+  password logs in once more before.
 """
 
 from __future__ import annotations
 
-from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from regards_nb.client.models import NOT_REGARDS
@@ -108,34 +107,6 @@ REFUSALS: dict[str, tuple[str, str]] = {
         "Log in as its owner, or ask the project administrator",
     ),
 }
-
-
-class TokenState(Enum):
-    """Whether an error response is about the token."""
-
-    #: The token is not the reason.
-    UNRELATED = auto()
-    #: 403, 500 and a 401 with a page of HTML can mean an expired token, or something else.
-    DOUBTFUL = auto()
-    #: The server did not accept the token.
-    INVALID = auto()
-
-
-def token_state(response: Response, *, token_has_ended: bool, may_have_acted: bool) -> TokenState:
-    """Tell whether an error response is about the token (protocol.md 1.0, 9).
-
-    The status of *response* is not 2xx. *token_has_ended*: its lifetime is over by our clock.
-    *may_have_acted*: the request was an action or a zip. After a 500 the server may have acted, so
-    the request is sent again only if the token has surely ended.
-    """
-    if response.status not in (401, 403, 500):
-        return TokenState.UNRELATED
-    if token_has_ended:
-        return TokenState.INVALID
-    if response.messages or (response.status == 500 and may_have_acted):
-        return TokenState.UNRELATED
-    is_certain = response.status == 401 and not response.is_page
-    return TokenState.INVALID if is_certain else TokenState.DOUBTFUL
 
 
 def error_for(response: Response) -> ServiceError:

@@ -26,7 +26,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from regards_nb.client.auth import token_advice
-from regards_nb.client.errors import TokenState, error_for, is_temporary, token_state
+from regards_nb.client.errors import error_for, is_temporary
 from regards_nb.client.last_byte import asking_again, pausing, waiting
 from regards_nb.client.models import RequestSpec, Response, Retry, file_record, read_page
 from regards_nb.client.streaming import Body, HttpPool, HttpsPool
@@ -318,14 +318,8 @@ class Transport:
         outcome = self._send_with(token, request)
         if not isinstance(outcome, Response):
             return outcome
-        state = token_state(
-            outcome,
-            token_has_ended=token.has_ended,
-            may_have_acted=request.retry is not Retry.IF_TEMPORARY,
-        )
-        if state is TokenState.UNRELATED:
-            return outcome
-        newer = auth.renewed(token, is_doubtful=state is TokenState.DOUBTFUL)
+        may_have_acted = request.retry is not Retry.IF_TEMPORARY
+        newer = auth.renewed(token, outcome, may_have_acted=may_have_acted)
         if newer is None:
             return outcome
         first_status = outcome.status
