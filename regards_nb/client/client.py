@@ -50,8 +50,6 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _OWN_HEADERS = frozenset(
     {"accept-encoding", "authorization", "content-length", "cookie", "host", "scope"}
 )
-#: The content types of pages of proxies and login portals.
-_PAGE_TYPES = ("text/html", "application/json", "application/xhtml")
 _STOPPED_EARLY = "stopped before a file was fetched: call it again"
 
 
@@ -389,7 +387,7 @@ class RegardsClient:
         path = f"{_ORDERS}/{_number(order_id)}/download"
         request = RequestSpec(path=path, retry=Retry.IF_NOT_STARTED, stop=stop)
         with self._transport.stream(request, self._login) as body:
-            body.refuse_page(_PAGE_TYPES)
+            body.refuse_page()
             yield None if body.status_code == 204 else body
 
     @contextmanager
@@ -665,7 +663,7 @@ class RegardsClient:
 
 def _checked(body: Body, request: RequestSpec, why_not: str) -> Body:
     """Return the body of a file; raise if it is a page, or if the server has no file now."""
-    body.refuse_page(() if body.is_attachment else _PAGE_TYPES)
+    body.refuse_page()
     if (status := body.status_code) != 200:
         raise NotAllowedError(f"{request}: HTTP {status}, {why_not}", status_code=status)
     return body

@@ -32,6 +32,8 @@ _BUFFER_BYTES = 1 << 18
 #: The first block, and blocks on a slow line, are smaller: a block is processed once it is full.
 _FIRST_BYTES = 1 << 14
 _FAST_S, _SLOW_S = 0.02, 0.2
+#: The content types of pages of proxies and login portals.
+_PAGE_TYPES = ("text/html", "application/json", "application/xhtml")
 
 
 class _NotedReads(RawIOBase):
@@ -89,15 +91,13 @@ class HttpsPool(urllib3.HTTPSConnectionPool):
 class Body:
     """The body of one response. It can be read once.
 
-    *status_code* is 200, or 204 if there is nothing to fetch (protocol.md 0.3). *is_attachment*:
-    the server calls the body a file, so it is no error page.
+    *status_code* is 200, or 204 if there is nothing to fetch (protocol.md 0.3).
     """
 
     def __init__(self, response: requests.Response, request: str) -> None:
         self._response = response
         self._request = request
         self.status_code = response.status_code
-        self.is_attachment = "Content-Disposition" in response.headers
         self._encoding = response.headers.get("Content-Encoding", "identity").lower()
         self._largest_bytes = BLOCK_BYTES
         self._blocks: Iterator[bytes] = self._read()
@@ -172,10 +172,10 @@ class Body:
         with suppress(OSError, ValueError, RuntimeError):  # the reading has ended already
             self._response.raw.shutdown()
 
-    def refuse_page(self, content_types: tuple[str, ...]) -> None:
+    def refuse_page(self) -> None:
         """Raise UnexpectedAnswerError if a proxy or a login portal answered instead of REGARDS.
 
-        The content type is then one of *content_types*, or the client cannot undo the encoding.
+        The server then does not call the body a file, or the client cannot undo the encoding.
         """
         headers = self._response.headers
         if self._encoding not in ("identity", "gzip"):
@@ -185,7 +185,8 @@ class Body:
                 "REGARDS",
                 status_code=self.status_code,
             )
-        if not headers.get("Content-Type", "").lower().startswith(content_types):
+        kind = headers.get("Content-Type", "").lower()
+        if "Content-Disposition" in headers or not kind.startswith(_PAGE_TYPES):
             return
         response = Response(
             request=self._request, status=self.status_code, headers=headers, body=self.first_block()
