@@ -78,7 +78,7 @@ def write_orders(journal: Journal, first: int, count: int = 50) -> None:
 def save(frames: Frames) -> None:
     """Look, and store a checkpoint."""
     frames.refresh()
-    frames.save_checkpoint(LIMIT_S)
+    frames.checkpoints.finish(LIMIT_S)
 
 
 def assert_equal(some: Frames, others: Frames) -> None:
@@ -325,7 +325,7 @@ def test_two_kernels_store_checkpoints_of_one_journal(tmp_path: Path) -> None:
         second.refresh()
         write_orders(other, 50)
         save(second)
-        first.save_checkpoint(LIMIT_S)
+        first.checkpoints.finish(LIMIT_S)
         write_orders(one, 100)
         save(first)
         third = Frames(other, None)

@@ -291,14 +291,14 @@ def test_checkpoints_of_before_hide_nothing(
         filled(journal)
         first = Frames(journal, None)
         expected = first.orders
-        first.save_checkpoint(60)
+        first.checkpoints.finish(60)
         begun = Frames(other, None)
         assert len(begun.states()) == len(expected)
         journal.pruning.run(time_us(BEFORE))
         first.read_again()
         n_left = len(first.events)
-        first.save_checkpoint(60)
-        begun.save_checkpoint(60)
+        first.checkpoints.finish(60)
+        begun.checkpoints.finish(60)
         assert len(begun.events) >= n_left
         for frames in (begun, Frames(other, None), Frames(Journal(place), None)):
             pd.testing.assert_frame_equal(frames.orders, expected)

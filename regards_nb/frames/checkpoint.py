@@ -322,7 +322,7 @@ class Checkpoints:
             self._not_before_s = time.monotonic() + (time.thread_time() - began_s) / self.max_share
 
     def finish(self, timeout_s: float) -> None:
-        """Wait for the thread, then write a checkpoint if one is due."""
+        """Wait at most *timeout_s* for the thread, then write a checkpoint if one is due."""
         thread = self._thread
         if thread is not None:
             self._is_ending.set()

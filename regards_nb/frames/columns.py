@@ -227,7 +227,7 @@ class PackedColumn(NamedTuple):
         return found
 
 
-class Column:
+class _Column:
     """A column of bool, int64, objects or another dtype of numpy; new memory holds False or 0.
 
     *shown* is the *memory* as pandas sees it. *is_unseen*: a frame must fetch *shown* again,
@@ -255,26 +255,26 @@ class Column:
         """Write the values of a stored column into rows."""
         self.memory[0][rows] = packed.data
 
-    def take(self, rows: Rows, other: Column) -> None:
+    def take(self, rows: Rows, other: Self) -> None:
         """Copy all values of another column of this kind into rows."""
         for mine, theirs in zip(self.memory, other.memory, strict=True):
             mine[rows] = theirs
 
-    def has(self, rows: Rows, other: Column) -> bool:
+    def has(self, rows: Rows, other: Self) -> bool:
         """Tell whether the rows hold the values of another column of this kind."""
         return all(
             np.array_equal(mine[rows], theirs)
             for mine, theirs in zip(self.memory, other.memory, strict=True)
         )
 
-    def moved(self, to: Column) -> Column:
+    def moved(self, to: Self) -> Self:
         """Copy everything into another column of this kind with at least this capacity."""
         for mine, theirs in zip(self.memory, to.memory, strict=True):
             theirs[: len(mine)] = mine
         return to
 
 
-class Texts(Column):
+class _Texts(_Column):
     """A column of Python strings, which pandas uses where Arrow is not installed.
 
     Each order repeats its own texts in every event, so equal texts are kept once: *known* maps
@@ -287,12 +287,11 @@ class Texts(Column):
         self.shown = as_pandas(self.memory[0], dtype=dtype)
         self._known = known
 
-    def has(self, rows: Rows, other: Column) -> bool:
+    def has(self, rows: Rows, other: Self) -> bool:
         """Tell whether the rows hold these texts; equal texts and NaN are the same objects."""
         return all(map(operator.is_, self.memory[0][rows], other.memory[0]))
 
     def write(self, rows: Rows, values: Sequence[Any]) -> None:
-        """Write texts into rows."""
         once = self._known.setdefault
         if None in values:
             super().write(rows, [np.nan if v is None else once(v, v) for v in values])
@@ -300,13 +299,12 @@ class Texts(Column):
             super().write(rows, list(map(once, values, values)))
 
     def load(self, rows: Rows, packed: PackedColumn) -> None:
-        """Write the texts of a stored column into rows."""
         once = self._known.setdefault
         texts = [once(text, text) for text in _texts_of(packed)]
         self.memory[0][rows] = np.array([*texts, np.nan], dtype=object)[packed.data]
 
 
-class ArrowTexts(Column):
+class _ArrowTexts(_Column):
     """A column of texts in memory that Arrow reads: the end of each text, and all texts joined.
 
     A bit of each row says whether it has a text. Arrow counts the missing texts of an array once,
@@ -315,7 +313,7 @@ class ArrowTexts(Column):
     """
 
     def __init__(self, capacity: int, dtype: pd.StringDtype) -> None:
-        # Here pyarrow is installed: pandas chose it. Without it `Texts` is used.
+        # Here pyarrow is installed: pandas chose it. Without it `_Texts` is used.
         self._arrow: Any = importlib.import_module("pyarrow")
         self._type = self._arrow.large_string()
         self._dtype = dtype
@@ -363,7 +361,6 @@ class ArrowTexts(Column):
         self.n_rows += len(values)
 
     def load(self, rows: Rows, packed: PackedColumn) -> None:  # noqa: ARG002 - at the end
-        """Append the texts of a stored column."""
         assert packed.texts is not None  # noqa: S101 - a column keeps its kind
         ends, joined = packed.texts.ends, packed.texts.joined
         offsets = np.concatenate([np.zeros(1, np.int64), ends])
@@ -399,9 +396,7 @@ class ArrowTexts(Column):
             self.joined[:begin] = joined[:begin]
             self.is_unseen = True
 
-    def take(self, rows: Rows, other: Column) -> None:
-        """Copy all texts of another column of this kind into rows."""
-        assert isinstance(other, ArrowTexts)  # noqa: S101 - a column keeps its kind
+    def take(self, rows: Rows, other: Self) -> None:
         both = self._arrow.concat_arrays([self.written(), other.written()])
         positions = np.arange(self.n_rows)
         positions[rows] = np.arange(self.n_rows, len(both))
@@ -409,16 +404,13 @@ class ArrowTexts(Column):
         self._has_text[:] = 0
         self._append(both.take(self._arrow.array(positions)))
 
-    def has(self, rows: Rows, other: Column) -> bool:
-        """Tell whether the rows hold the texts of another column of this kind."""
-        assert isinstance(other, ArrowTexts)  # noqa: S101 - a column keeps its kind
+    def has(self, rows: Rows, other: Self) -> bool:
         mine, theirs = self.written(), other.written()
         positions = np.asarray(rows).tolist()
         return all(mine[at].as_py() == theirs[n].as_py() for n, at in enumerate(positions))
 
-    def moved(self, to: Column) -> Column:
+    def moved(self, to: Self) -> Self:
         """Copy the rows into another column of this kind, and share the texts."""
-        assert isinstance(to, ArrowTexts)  # noqa: S101 - a column keeps its kind
         to.joined, to.n_rows = self.joined, self.n_rows
         return super().moved(to)
 
@@ -433,7 +425,7 @@ _SHOWN_AS: dict[str, Callable[..., Any]] = {
 }
 
 
-class Numbers(Column):
+class _Numbers(_Column):
     """A column of numbers that may be missing."""
 
     def __init__(self, capacity: int, dtype: str) -> None:
@@ -441,7 +433,6 @@ class Numbers(Column):
         self.shown = _SHOWN_AS[dtype](*self.memory)
 
     def write(self, rows: Rows, values: Sequence[Any]) -> None:
-        """Write numbers into rows."""
         if None in values:
             self.memory[1][rows] = [value is None for value in values]
             values = [value or 0 for value in values]
@@ -450,12 +441,11 @@ class Numbers(Column):
         super().write(rows, values)
 
     def load(self, rows: Rows, packed: PackedColumn) -> None:
-        """Write the numbers of a stored column into rows."""
         super().load(rows, packed)
         self.memory[1][rows] = False if packed.missing is None else packed.missing
 
 
-class Times(Column):
+class _Times(_Column):
     """A column of times (UTC), written as `datetime` or as microseconds since 1970."""
 
     def __init__(self, capacity: int, dtype: str) -> None:  # noqa: ARG002 - there is one kind
@@ -464,11 +454,9 @@ class Times(Column):
         self.memory = [self.shown.view("i8")]
 
     def write(self, rows: Rows, values: Sequence[Any]) -> None:
-        """Write times into rows."""
         super().write(rows, [v if type(v) is int else _microseconds(v) for v in values])
 
     def load(self, rows: Rows, packed: PackedColumn) -> None:
-        """Write the times of a stored column into rows."""
         super().load(rows, packed)
         if packed.missing is not None:
             # np.where(...) would compute _NAT in the small type of the stored numbers.
@@ -479,7 +467,7 @@ def _microseconds(time: datetime | None) -> int:
     return _NAT if time is None else (time - _EPOCH) // _MICROSECOND
 
 
-class Categories(Column):
+class _Categories(_Column):
     """A column of few different texts; each must be among *names*."""
 
     def __init__(self, capacity: int, names: Sequence[str]) -> None:
@@ -490,25 +478,23 @@ class Categories(Column):
         self.shown = pd.Categorical.from_codes(self.memory[0], pd.Index(names), validate=False)
 
     def write(self, rows: Rows, values: Sequence[Any]) -> None:
-        """Write texts into rows."""
         code_of = self._code_of
         super().write(rows, [code_of[value] for value in values])
 
     def load(self, rows: Rows, packed: PackedColumn) -> None:
-        """Write the texts of a stored column into rows."""
         # The last one is for the position -1.
         codes = np.array([*(self._code_of[text] for text in _texts_of(packed)), -1])
         self.memory[0][rows] = codes[packed.data]
 
 
 #: The columns that need only their dtype.
-_KINDS: dict[str, type[Column]] = {
-    TIME: Times,
-    "Int64": Numbers,
-    "Float64": Numbers,
-    "bool": Column,
-    "int64": Column,
-    "object": Column,
+_KINDS: dict[str, type[_Column]] = {
+    TIME: _Times,
+    "Int64": _Numbers,
+    "Float64": _Numbers,
+    "bool": _Column,
+    "int64": _Column,
+    "object": _Column,
 }
 
 
@@ -527,7 +513,7 @@ class GrowingFrame:
         self._capacity = _FIRST_CAPACITY
 
     @cached_property
-    def _columns(self) -> dict[str, Column]:
+    def _columns(self) -> dict[str, _Column]:
         """The columns; pandas takes milliseconds to make them, and many frames stay empty."""
         return {name: self._column(name, self._capacity) for name in self._dtypes}
 
@@ -615,15 +601,15 @@ class GrowingFrame:
         """Copy a column into new memory; frames handed out keep the old memory."""
         self._columns[name] = self._columns[name].moved(self._column(name, self._capacity))
 
-    def _column(self, name: str, capacity: int) -> Column:
+    def _column(self, name: str, capacity: int) -> _Column:
         dtype = self._dtypes[name]
         if dtype == "category":
-            return Categories(capacity, self._categories)
+            return _Categories(capacity, self._categories)
         if dtype == "str":
             text = pd.StringDtype(na_value=np.nan)
             if text.storage == "pyarrow":
-                return ArrowTexts(capacity, text)
-            return Texts(capacity, text, self._texts[name])
+                return _ArrowTexts(capacity, text)
+            return _Texts(capacity, text, self._texts[name])
         return _KINDS[dtype](capacity, dtype)
 
 

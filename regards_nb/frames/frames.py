@@ -116,7 +116,8 @@ class Frames:
         #: The newest arrival of a message that was read, in µs.
         self._newest_us = 0
         shown = None if queues is None else sorted(queues)
-        self._checkpoints = Checkpoints(journal, tenant, shown, self._capture)
+        #: stores the rows folded since the last checkpoint, if they are many
+        self.checkpoints = Checkpoints(journal, tenant, shown, self._capture)
         self._clear()
 
     def _clear(self, checkpoint: Checkpoint | None = None) -> None:
@@ -127,7 +128,7 @@ class Frames:
         #: The last row of the checkpoint.
         self._stored_last_id = 0
         if checkpoint is None:
-            self._checkpoints.begin_anew()
+            self.checkpoints.begin_anew()
         else:
             self._last_id = self._stored_last_id = checkpoint.head.last_id
             self._newest_us = max(self._newest_us, checkpoint.head.newest_us)
@@ -236,18 +237,11 @@ class Frames:
                 events_from=events_from,
             )
 
-    def save_checkpoint(self, timeout_s: float) -> None:
-        """Store the rows folded since the last checkpoint, if they are many.
-
-        Wait at most *timeout_s* for a thread that is storing one.
-        """
-        self._checkpoints.finish(timeout_s)
-
     def _read_on(self, generation: int, position: Position) -> None:
         """Read the new rows; stop if the ids get another meaning meanwhile."""
         if not self._last_id and position.last_id >= Checkpoints.min_events:
             # Begin with the rows of the checkpoint, if that hides no event from a queue.
-            checkpoint = self._checkpoints.read()
+            checkpoint = self.checkpoints.read()
             limit = min([position.last_id, *(after_id for after_id, _ in self._queues)])
             if checkpoint is not None and checkpoint.head.last_id <= limit:
                 self._clear(checkpoint)
@@ -265,7 +259,7 @@ class Frames:
                     break
         if position.revision > self._revision and self._journal.generation == generation:
             self._refresh_files(position.revision)
-        self._checkpoints.note(len(self._events) - known, len(self._states))
+        self.checkpoints.note(len(self._events) - known, len(self._states))
 
     def read_again(self) -> None:
         """Read all rows again, because some were removed. Queues of `follow` get no event twice."""

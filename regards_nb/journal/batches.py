@@ -11,11 +11,8 @@ of a value.
 from __future__ import annotations
 
 import hashlib
-import os
-import socket
 import struct
 import threading
-import time
 import zlib
 from contextlib import suppress
 from functools import cached_property
@@ -300,17 +297,6 @@ class RowReader:
                 if len(newest_first) >= limit:
                     break
         return newest_first[:limit][::-1]
-
-
-def open_session(connection: sa.Connection, queue: str) -> int:
-    """Register a connection to *queue*; return the id of the session."""
-    values = {
-        "queue": queue,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "started_at_us": time.time_ns() // 1000,
-    }
-    return insert_session(connection, values)
 
 
 def insert_session(connection: sa.Connection, values: dict[str, Any]) -> int:

@@ -135,16 +135,13 @@ class ChangeDetector:
 
         *exact* reads it from a server in any case.
         """
-        position = self._look(exact=exact or not self.is_polled)
+        position = self.look(exact=exact or not self.is_polled)
         with self._lock:
             rows, self._read_ahead = self._read_ahead or (), None
             return position, rows
 
-    def look(self) -> None:
-        """Read the position, so that `is_shrunk` is right."""
-        self._look(exact=True)
-
-    def _look(self, *, exact: bool) -> Position:
+    def look(self, *, exact: bool) -> Position:
+        """Return the position; *exact* as in `position`. `is_shrunk` is right after that."""
         if self._engine.dialect.name != "sqlite":
             return self._of_server(exact=exact)
         with self._lock:

@@ -525,7 +525,7 @@ class Database:
     def look_for_removed_rows(self) -> None:
         """Compare the newest row with that of the last look; a server that is away is not asked."""
         with suppress(JournalError), self.using("read"):
-            self._changes.look()
+            self._changes.look(exact=True)
         if self._changes.is_shrunk:
             self.note_removed_rows()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import time
 import weakref
 from contextlib import suppress
@@ -26,8 +27,8 @@ from regards_nb.journal.batches import (
     RowReader,
     committed_before,
     insert,
+    insert_session,
     is_sound,
-    open_session,
     read_batch,
     unseen_offsets,
 )
@@ -152,12 +153,18 @@ class Journal:
 
     def open_session(self, queue: str) -> int:
         """Register a connection to *queue*; return the session id for its messages."""
+        values = {
+            "queue": queue,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started_at_us": time.time_ns() // 1000,
+        }
         generation = 0
 
         def open_here(connection: sa.Connection) -> int:
             nonlocal generation
             generation = self._database.generation
-            return open_session(connection, queue)
+            return insert_session(connection, values)
 
         session_id = self._database.write(open_here, again=True)
         self._generation_of[session_id] = generation

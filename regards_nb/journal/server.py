@@ -107,7 +107,8 @@ class Server:
             try:
                 result = attempt()
             except sa.exc.OperationalError as exc:
-                if not _is_lost(exc):
+                # The server ended the connection, or does not accept one at this moment.
+                if not (exc.connection_invalidated or "connection" in str(exc.orig)):
                     raise
                 self.outage.met()
                 self._reason = str(exc.orig)
@@ -159,8 +160,3 @@ class Silence(ExitStack):
         self.close()
         self._server.outage.over()
         self._since_s, self._end_s = time.monotonic(), math.inf
-
-
-def _is_lost(error: sa.exc.OperationalError) -> bool:
-    """Return whether a server ended the connection, or does not accept one at this moment."""
-    return error.connection_invalidated or "connection" in str(error.orig)

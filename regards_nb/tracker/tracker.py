@@ -451,7 +451,7 @@ class OrderTracker:
                     self._blocking.automatic = None
                     workers = (dispatcher, self._downloads, self._actions)
                     unended = [each.stop(timeout_s) for each in workers if each is not None]
-                    self._shared.frames.save_checkpoint(timeout_s)
+                    self._shared.frames.checkpoints.finish(timeout_s)
             finally:
                 self._shared.journal.watch(None)
                 self._life.was_stopped = True
