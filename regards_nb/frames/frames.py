@@ -8,7 +8,7 @@ import threading
 from bisect import bisect_right
 from collections import deque
 from contextlib import suppress
-from functools import cached_property
+from functools import cache, cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -399,24 +399,17 @@ class Frames:
         Each folder is listed once: on a network file system a look at each file would take long.
         A bucket is not asked each time that a frame is shown; what `problems` found is kept.
         """
-        names_in: dict[str, set[str]] = {}
-        removed = set()
-        for position, (record, _) in enumerate(files):
+        names_in = cache(_names_in)
+
+        def is_removed(record: FileRecord) -> bool:
             if record.path is None or not record.in_place:
-                continue
+                return False
             if is_url(record.path):
-                if record in self._missing:
-                    removed.add(position)
-                continue
+                return record in self._missing
             folder, name = os.path.split(record.path)
-            if folder not in names_in:
-                try:
-                    names_in[folder] = set(os.listdir(folder))  # noqa: PTH208 - names only
-                except OSError:
-                    names_in[folder] = set()
-            if name not in names_in[folder]:
-                removed.add(position)
-        return removed
+            return name not in names_in(folder)
+
+        return {position for position, (record, _) in enumerate(files) if is_removed(record)}
 
     @property
     def rejected(self) -> pd.DataFrame:
@@ -489,6 +482,12 @@ class Frames:
     def files_of(self, order_id: int) -> list[FileRecord]:
         """Return the files of one order."""
         return self._fresh(lambda: self._states.files_of(order_id), exact=True)
+
+
+def _names_in(folder: str) -> set[str]:
+    with suppress(OSError):
+        return set(os.listdir(folder))  # noqa: PTH208 - names only
+    return set()
 
 
 def _file_row(file: OrderFile, *, is_removed: bool) -> tuple[object, ...]:

@@ -9,9 +9,8 @@ understand more of an old journal, and no second table can disagree with the fir
 - ``database``: opening, locking, what a database error means, using other files after a change of
   the path;
 - ``location``: where a journal is: a path or a URL; what to do about an error of the database;
-- ``use_lock``: threads use the connections, or one closes them;
-- ``server``: connections to a server that are given up once it does not answer;
-- ``watched``: these connections, of psycopg;
+- ``connections``: threads use them, or one closes them; a server that does not answer;
+- ``watched``: connections of psycopg that are given up then;
 - ``changes``: how far the journal has grown, and when to look; notifications of other processes;
 - ``processes``: what processes leave for each other: leases and cursors;
 - ``sqlite_file``: the files of SQLite: keep them in place, notice when they are not;
@@ -30,6 +29,7 @@ from regards_nb.journal.changes import ChangeDetector as ChangeDetector
 from regards_nb.journal.changes import Listener as Listener
 from regards_nb.journal.changes import Position as Position
 from regards_nb.journal.checkpoints import CHECKPOINT_HEAD as CHECKPOINT_HEAD
+from regards_nb.journal.connections import Server as Server
 from regards_nb.journal.database import Database as Database
 from regards_nb.journal.database import JournalReplacedError as JournalReplacedError
 from regards_nb.journal.journal import Journal as Journal
@@ -46,6 +46,5 @@ from regards_nb.journal.prune import name_of as name_of
 from regards_nb.journal.prune import restore as restore
 from regards_nb.journal.prune import time_us as time_us
 from regards_nb.journal.rescue import repair as repair
-from regards_nb.journal.server import Server as Server
 from regards_nb.journal.sqlite_file import NetworkFileSystemWarning as NetworkFileSystemWarning
 from regards_nb.journal.sqlite_file import SqliteFile as SqliteFile

@@ -20,6 +20,7 @@ from regards_nb.errors import JournalError
 from regards_nb.journal import schema
 from regards_nb.journal.batches import DamagedBatchError, RowReader
 from regards_nb.journal.changes import CHANNEL, ChangeDetector, Listener, for_one_statement
+from regards_nb.journal.connections import ConnectionUseLock, Outage, Server, uninterrupted
 from regards_nb.journal.location import (
     cannot,
     holder,
@@ -31,7 +32,6 @@ from regards_nb.journal.location import (
     wrong_url,
 )
 from regards_nb.journal.rescue import Rescued, rescue, written_text
-from regards_nb.journal.server import Server
 from regards_nb.journal.sqlite_file import (
     Change,
     SqliteFile,
@@ -45,7 +45,6 @@ from regards_nb.journal.sqlite_file import (
     still_open,
     warn_of_network,
 )
-from regards_nb.journal.use_lock import ConnectionUseLock, Outage, uninterrupted
 from regards_nb.waits import growing, idle, time_left_s, told
 
 if TYPE_CHECKING:

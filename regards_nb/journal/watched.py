@@ -1,6 +1,6 @@
 """The connections of psycopg, which end when the server is silent for too long, and at Ctrl-C.
 
-psycopg is optional: `server` imports this file when it connects.
+psycopg is optional: `connections` imports this file when it connects.
 """
 
 from __future__ import annotations
