@@ -104,7 +104,7 @@ def test_frames_that_are_read_again_still_know_it(tracker: OrderTracker, hers: i
     """Rows were removed from the journal, or it was replaced."""
     frames = tracker._shared.frames
     assert not any(state.is_refused for state in frames.states())
-    frames.refuse(hers)
+    frames.set_refused([hers], is_refused=True)
     frames.read_again()
     assert [state.is_refused for state in frames.states()] == [True]
     assert not frames.orders["waits_for_download"].any()

@@ -332,23 +332,19 @@ class Frames:
         """
         self._journal.save_answers(self._fresh(lambda: self._states.new_answers(answers)))
 
-    def refuse(self, order_id: int) -> None:
-        """Note that an order belongs to another user: nothing of it waits for this one."""
-        self._change_refused([order_id], self.refused.add)
+    def set_refused(self, order_ids: Iterable[int], *, is_refused: bool) -> None:
+        """Note whether orders belong to other users: nothing of these waits for this one.
 
-    def accept(self, order_ids: Iterable[int]) -> None:
-        """Note that orders are those of the user: another role may have refused them before."""
-        self._change_refused(self.refused.intersection(order_ids), self.refused.discard)
-
-    def _change_refused(self, order_ids: Collection[int], change: Callable[[int], None]) -> None:
-        if not order_ids:
-            return
+        Those of the user may have been refused to another role before.
+        """
         with self._lock, self._whole:
-            for order_id in order_ids:
-                change(order_id)
+            told = set(order_ids)
+            changed = told - self.refused if is_refused else told & self.refused
+            self.refused ^= changed
+            for order_id in changed:
                 self._states.compute_again(order_id)
             refused = self.refused.copy()
-        if self._account is not None:
+        if changed and self._account is not None:
             with suppress(JournalError):  # REGARDS tells the next kernel again
                 self._journal.save_refused(self._account, refused)
 

@@ -419,7 +419,7 @@ class RestSync:
             return self.client.order(order_id)
         except NotAllowedError:
             self.not_ours.add(order_id)
-            self._shared.frames.refuse(order_id)
+            self._shared.frames.set_refused([order_id], is_refused=True)
             self._shared.signal.send()
             raise
 
@@ -428,7 +428,7 @@ class RestSync:
     ) -> dict[int, RemoteOrder]:
         """Add the wanted orders that were not listed; remember which are ours and which are not."""
         self.not_ours.difference_update(listed)
-        self._shared.frames.accept(listed)
+        self._shared.frames.set_refused(listed, is_refused=False)
         remotes = listed.copy()
         for order_id in sorted(set(wanted) - listed.keys(), reverse=True)[:_MOST_SINGLE]:
             try:
