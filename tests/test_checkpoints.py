@@ -341,7 +341,7 @@ def test_a_follower_misses_no_event_of_a_checkpoint(tmp_path: Path) -> None:
     with Journal(path) as journal, Journal(path) as other:
         write_orders(journal, 0)
         frames = Frames(journal, None)
-        queue = frames.follow()
+        queue = frames.follow(journal.last_id())
         write_orders(other, 50, 2)
         save(Frames(other, None))
         frames.refresh()

@@ -328,7 +328,7 @@ STEP = 13
 def test_ctrl_c_leaves_no_half_of_a_change(journal: Journal, look: str) -> None:
     """In whatever line it comes, the next look shows all, and followers miss no event."""
     frames, line, is_interrupted = Frames(journal, None), 0, True
-    followed = frames.follow()
+    followed = frames.follow(journal.last_id())
     while is_interrupted:
         line += STEP
         known = {"status": "DONE", "orderId": line - STEP, "correlationId": f"c{line - STEP}"}
@@ -370,7 +370,7 @@ def test_followers_get_each_event_once(journal: Journal) -> None:
     """A queue receives the events that arrive after `follow`, each once."""
     frames = Frames(journal, None)
     append(journal, GRANTED)
-    feed = frames.follow()
+    feed = frames.follow(journal.last_id())
     append(journal, PART)
     frames.refresh()
     frames.refresh()

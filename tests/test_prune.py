@@ -137,7 +137,7 @@ def test_kernels_with_open_frames_cope(place: str | Path) -> None:
         half, whole, nothing = Frames(other, None), Frames(other, None), Frames(other, None)
         session = journal.open_session("q")
         journal.append(session, life("a", 1)[:2] + life("b", 2)[:1])
-        queue = half.follow()
+        queue = half.follow(other.last_id())
         assert len(half.events) == 3
         filled(journal)
         expected = whole.orders

@@ -148,17 +148,16 @@ class Frames:
         #: read from the journal when `rejected` is called.
         self._rejections = [] if checkpoint is None else checkpoint.head.rejections
 
-    def follow(self, after_id: int | None = None) -> EventQueue:
+    def follow(self, after_id: int) -> EventQueue:
         """Return a queue that receives events with their orders.
 
-        It begins with the first event after the row *after_id*, by default with the next one that
-        is journalled. Older rows are not read: a long history costs nothing here.
+        It begins with the first event after the row *after_id*. Older rows are not read: a long
+        history costs nothing here.
         """
         queue: EventQueue = deque()
         with self._lock:
             newest_id = self._journal.position().last_id
-            has_new = after_id is not None and after_id < newest_id
-            for batch in self._journal.read(after_id or 0) if has_new else ():
+            for batch in self._journal.read(after_id) if after_id < newest_id else ():
                 newest_id = max(newest_id, batch.last_id)
                 if self._is_shown(batch.session_id):
                     _, events = events_of(batch, self._tenant, [])
