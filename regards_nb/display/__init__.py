@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from regards_nb.display.facts import OrderFacts as OrderFacts
 from regards_nb.display.facts import Severity as Severity
 from regards_nb.display.html import html as html
+from regards_nb.display.live import MAX_CHOICES as MAX_CHOICES
 from regards_nb.display.live import LiveView as LiveView
 from regards_nb.display.model import MAX_ROWS as MAX_ROWS
 from regards_nb.display.model import NAME_CHARS as NAME_CHARS
@@ -47,7 +48,6 @@ from regards_nb.display.terminal import text as text
 
 if TYPE_CHECKING:
     from regards_nb.display.anywidgets import AnyWidgetView as AnyWidgetView
-    from regards_nb.display.widgets import MAX_CHOICES as MAX_CHOICES
     from regards_nb.display.widgets import ActionBar as ActionBar
     from regards_nb.display.widgets import WidgetView as WidgetView
 
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "ActionBar": "widgets",
     "AnyWidgetView": "anywidgets",
-    "MAX_CHOICES": "widgets",
     "WidgetView": "widgets",
 }
 

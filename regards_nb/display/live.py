@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 #: Clicks during a cell that blocks the kernel all arrive when the cell ends: the same click again
 #: within this time is not a second request.
 REPEATED_CLICK_S = 2.0
+#: A longer list of orders to choose from is replaced by a new one.
+MAX_CHOICES = 200
 
 
 class LiveView(ABC):
@@ -217,13 +219,15 @@ class Clicks:
         self._lock = threading.Lock()
         self._last: tuple[Action, OrderKey | None, float] | None = None
         self._rows: dict[OrderKey, Row] = {}
-        #: Of each order that the table has shown: a click may come after its row has gone.
-        self._titles: dict[OrderKey, str] = {}
+        #: Of the orders that the table has shown: a click may come after its row has gone.
+        self.titles: dict[OrderKey, str] = {}
 
     def update(self, model: TableModel) -> None:
         """Store the rows of the table."""
         self._rows = {row.key: row for row in model.rows}
-        self._titles.update((row.key, row.title) for row in model.rows)
+        shown = {row.key: row.title for row in model.rows}
+        merged = {**self.titles, **shown}
+        self.titles = merged if len(merged) <= MAX_CHOICES else shown
 
     @property
     def waiting(self) -> tuple[OrderKey, ...]:
@@ -264,7 +268,7 @@ class Clicks:
         return f"{action}: queued for {self._title(key)}"
 
     def _title(self, key: OrderKey) -> str:
-        return self._titles.get(key, key.correlation_id)
+        return self.titles.get(key, key.correlation_id)
 
     def _download(self, tracker: OrderTracker, key: OrderKey | None) -> str:
         keys = self.waiting if key is None else (key,)

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from regards_nb.orders import OrderKey
     from regards_nb.tracker import OrderTracker
 
-#: A longer list of orders is replaced by a new one.
-MAX_CHOICES = 200
-
 _NO_CHOICE = "choose an order"
 _BUTTONS = (
     (Action.DOWNLOAD, "Download", "Fetch what is ready of this order, or of every waiting order"),
@@ -87,55 +84,6 @@ def discard(*unwanted: Any) -> None:
 # -- the buttons
 
 
-class OrderChoice:
-    """The list of orders above the buttons.
-
-    A front end sends the number of the chosen *line*, and that message may be seconds old. So a
-    line keeps its order: new orders are appended, and a list that became too long is replaced by
-    another widget. When the list changes, nothing is chosen: a race can only make the user choose
-    again, and never cancels another order.
-    """
-
-    def __init__(self, on_choice: Callable[[Any], object]) -> None:
-        self._on_choice = on_choice
-        self._titles: dict[OrderKey, str] = {}
-        self.widget = self._dropdown()
-
-    @property
-    def key(self) -> OrderKey | None:
-        """The chosen order."""
-        key: OrderKey | None = self.widget.value
-        return key
-
-    def update(self, titles: dict[OrderKey, str]) -> None:
-        """Add these orders to the list, or change their texts."""
-        merged = {**self._titles, **titles}
-        if merged == self._titles:
-            return
-        if len(merged) > MAX_CHOICES:
-            merged = titles
-            discard(self.widget)
-            self.widget = self._dropdown()
-        self._titles = merged
-        with self.widget.hold_sync():
-            lines = ((title, key) for key, title in merged.items())
-            self.widget.options = [(_NO_CHOICE, None), *lines]
-            # A single order is chosen.
-            self.widget.index = 1 if len(merged) == 1 else 0
-
-    def _dropdown(self) -> Any:
-        dropdown = widgets.Dropdown(
-            options=[(_NO_CHOICE, None)],
-            # Screen readers say this name.
-            description="Order",
-            style={"description_width": "initial"},
-            layout=widgets.Layout(width="auto", min_width="180px", max_width="420px"),
-            tooltip="The order for the buttons",
-        )
-        dropdown.observe(self._on_choice, "value")
-        return dropdown
-
-
 class ActionBar:
     """A list of orders and five buttons. A click only queues a request; the tracker's threads act.
 
@@ -143,6 +91,11 @@ class ActionBar:
     without an error, and buttons inside repainted HTML would lose the focus. The bar must not keep
     the tracker alive, so it calls *tracker*; it calls *answer* with a text after each click, on its
     thread.
+
+    A front end sends the number of the chosen *line* of the list, and that message may be seconds
+    old. So a line keeps its order: new orders are appended, and a list that became too long is
+    replaced by another widget. When the list changes, nothing is chosen: a race can only make the
+    user choose again, and never cancels another order.
     """
 
     def __init__(
@@ -150,7 +103,7 @@ class ActionBar:
     ) -> None:
         self._answer = answer
         self._clicks = Clicks(tracker)
-        self._choice = OrderChoice(lambda _: self._enable())
+        self._choice = self._dropdown()
         self._buttons = {
             action: widgets.Button(
                 description=text, tooltip=tooltip, layout=widgets.Layout(width="auto")
@@ -161,16 +114,16 @@ class ActionBar:
             button.on_click(lambda _, action=action: self._on_click(action))
         self._buttons[Action.CANCEL].style.text_color = COLOUR[Severity.FAILED]
         self.widget = widgets.HBox(
-            [self._choice.widget, *self._buttons.values()],
+            [self._choice, *self._buttons.values()],
             layout=widgets.Layout(flex_flow="row wrap", align_items="center"),
         )
 
     def update(self, model: TableModel) -> None:
         """Put the orders of the table into the list, and enable the buttons."""
+        before = self._clicks.titles
         self._clicks.update(model)
-        self._choice.update({row.key: row.title for row in model.rows})
-        if self.widget.children[0] is not self._choice.widget:
-            self.widget.children = (self._choice.widget, *self._buttons.values())
+        if self._clicks.titles != before:
+            self._list_orders(before)
         n_waiting, download = len(self._clicks.waiting), self._buttons[Action.DOWNLOAD]
         download.description = f"Download ({n_waiting})" if n_waiting else "Download"
         download.button_style = "primary" if n_waiting else ""
@@ -179,7 +132,32 @@ class ActionBar:
     @property
     def widgets(self) -> tuple[Any, ...]:
         """The bar and what it holds."""
-        return (self._choice.widget, *self._buttons.values(), self.widget)
+        return (self._choice, *self._buttons.values(), self.widget)
+
+    def _list_orders(self, before: dict[OrderKey, str]) -> None:
+        """Show other orders or texts in the list; in a new list if orders have left it."""
+        titles = self._clicks.titles
+        if not before.keys() <= titles.keys():
+            discard(self._choice)
+            self._choice = self._dropdown()
+            self.widget.children = (self._choice, *self._buttons.values())
+        with self._choice.hold_sync():
+            lines = ((title, key) for key, title in titles.items())
+            self._choice.options = [(_NO_CHOICE, None), *lines]
+            # A single order is chosen.
+            self._choice.index = 1 if len(titles) == 1 else 0
+
+    def _dropdown(self) -> Any:
+        dropdown = widgets.Dropdown(
+            options=[(_NO_CHOICE, None)],
+            # Screen readers say this name.
+            description="Order",
+            style={"description_width": "initial"},
+            layout=widgets.Layout(width="auto", min_width="180px", max_width="420px"),
+            tooltip="The order for the buttons",
+        )
+        dropdown.observe(lambda _: self._enable(), "value")
+        return dropdown
 
     def _enable(self) -> None:
         """Enable the buttons of the actions that are allowed now.
@@ -187,9 +165,9 @@ class ActionBar:
         Without a chosen order, a button is enabled if any order allows it: while a cell blocks
         the kernel, the choice arrives late, and a disabled button would lose the click.
         """
-        allowed = self._clicks.allowed(self._choice.key)
+        allowed = self._clicks.allowed(self._choice.value)
         for action, button in self._buttons.items():
             button.disabled = action not in allowed
 
     def _on_click(self, action: Action) -> None:
-        self._answer(self._clicks.handle(action, self._choice.key))
+        self._answer(self._clicks.handle(action, self._choice.value))
