@@ -6,7 +6,6 @@
 - ``fetch``: runs the download of one order, in a thread or in a worker of another process;
 - ``dispatcher``: hands new events to callbacks, each at least once, and downloads the files they
   announce;
-- ``rest_answers``: what an answer over REST tells that no message told;
 - ``rest_sync``, ``rounds``: asks REGARDS over REST, and when;
 - ``submission``: submits a request once;
 - ``estimate``, ``table_orders``: what an order will contain, and one order for each row of a table;

@@ -28,7 +28,7 @@ from regards_nb.errors import (
 )
 from regards_nb.journal import DEFAULT_PATH
 from regards_nb.output import say
-from regards_nb.tracker.rest_answers import REST_ANSWERS
+from regards_nb.tracker.rest_sync import REST_ANSWERS
 from regards_nb.tracker.shared import CLIENT_MISSING
 from regards_nb.waits import awaited, in_thread
 

@@ -59,14 +59,21 @@ def catching_up(
 ) -> OwnThread:
     """Start a thread that asks after a connect, an action and a long silence.
 
-    After *silence_s* without a message the unfinished orders are asked for. The thread does not
-    hold its *owner*, the tracker, which can then be collected.
+    After *silence_s* without a message the unfinished orders are asked for.
     """
     sync.failures, sync.error = 0, ""
+    work = partial(_catch_up, sync, weakref.ref(consumer), silence_s)
+    return _begin("catchup", work, "asks REGARDS after a connect and a silence", sync, owner)
+
+
+def _begin(
+    name: str, work: Callable[[], None], does: str, sync: RestSync, owner: object
+) -> OwnThread:
+    """Start a thread. It does not hold its *owner*, the tracker, which can then be collected."""
     thread = OwnThread(
-        "catchup",
-        partial(_catch_up, sync, weakref.ref(consumer), silence_s),
-        does="asks REGARDS after a connect and a silence",
+        name,
+        work,
+        does=does,
         died=partial(sync.errors.record, RECEIVING),
         owner=owner,
         awaits=sync.where,
@@ -197,17 +204,11 @@ class Poller:
             raise
         if problem is not None:
             sync.failed(problem)
-        self._health.report(HealthState.POLLING, _polling(self._poll_s))
-        self._health.thread = OwnThread(
-            "poll",
-            partial(_poll, sync, self._health, self._poll_s),
-            does="asks REGARDS for the orders",
-            died=partial(sync.errors.record, RECEIVING),
-            owner=self,
-            awaits=sync.where,
-            obstacle=sync.obstacle,
-        )
-        self._health.thread.start()
+        rate = f"every {self._poll_s:g} to {max(LONGEST_POLL_S, self._poll_s):g} s"
+        text = f"polling REGARDS over REST {rate} (no RabbitMQ account)"
+        self._health.report(HealthState.POLLING, text)
+        work = partial(_poll, sync, self._health, self._poll_s)
+        self._health.thread = _begin("poll", work, "asks REGARDS for the orders", sync, self)
 
     def _ask_first(self) -> RegardsError | None:
         """Ask for the orders; return why they cannot be read, if it is REGARDS that answers."""
@@ -259,8 +260,3 @@ def _poll(sync: RestSync, health: HealthReport, poll_s: float) -> None:
             health.report_event()
         pause_s = poll_s if changed else min(1.5 * pause_s, max(LONGEST_POLL_S, poll_s))
         next_s = time.monotonic() + sync.retry_s(pause_s)
-
-
-def _polling(poll_s: float) -> str:
-    longest_s = max(LONGEST_POLL_S, poll_s)
-    return f"polling REGARDS over REST every {poll_s:g} to {longest_s:g} s (no RabbitMQ account)"

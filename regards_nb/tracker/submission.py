@@ -37,7 +37,7 @@ from regards_nb.events import DATA_TYPES, order_filters
 from regards_nb.text import clean, counted
 from regards_nb.tracker import estimate as estimates
 from regards_nb.tracker.life import refuse_imported_script
-from regards_nb.tracker.rest_answers import answer_delivery, journal_answers
+from regards_nb.tracker.rest_sync import answer_delivery, journal_answers
 from regards_nb.tracker.shared import CLIENT_MISSING, LOOK_S, held
 from regards_nb.waits import time_left_s, told, words_first
 

@@ -59,8 +59,7 @@ from regards_nb.tracker.life import (
     tenant_of,
 )
 from regards_nb.tracker.order import Order
-from regards_nb.tracker.rest_answers import REST_ANSWERS
-from regards_nb.tracker.rest_sync import SILENCE_S, RestSync
+from regards_nb.tracker.rest_sync import REST_ANSWERS, SILENCE_S, RestSync
 from regards_nb.tracker.rounds import POLL_S, Poller, catching_up
 from regards_nb.tracker.selection import check_keys
 from regards_nb.tracker.shared import (
