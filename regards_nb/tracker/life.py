@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from regards_nb.consumer import AmqpParameters, Consumer, Health
     from regards_nb.journal import Holder, Journal
     from regards_nb.tracker.rounds import Poller
-    from regards_nb.tracker.shared import BackgroundErrors, Shared
+    from regards_nb.tracker.shared import Shared
 
 _NOT_STARTED = (
     "this tracker is not started, so no event can arrive: call tracker.start(), or use "
@@ -72,8 +72,7 @@ _COUNTED_S = 10.0
 
 #: Time between two looks at the processes that receive messages.
 _LOOK_S = 2.0
-#: The objects of this process: in the journal all have its process id.
-_in_this_process: weakref.WeakSet[OtherConsumers] = weakref.WeakSet()
+#: Those of the trackers of this process: in the journal all have its process id.
 _lives: weakref.WeakSet[Life] = weakref.WeakSet()
 #: Journal and queue of those that were dropped, and when; their threads end a little later.
 _dropped: deque[tuple[tuple[str, str], float]] = deque(maxlen=100)
@@ -84,20 +83,18 @@ class Life:
 
     One thread at a time holds *changing*: it starts or stops the tracker. *was_stopped*: the
     tracker ran before. *end* says why it cannot be started again; it is empty as long as it can.
-    *obstacle* returns what the journal waits for.
     """
 
     def __init__(
         self,
         source: Consumer | Poller | JournalReader,
-        errors: BackgroundErrors,
-        obstacle: Callable[[], str],
+        shared: Shared,
         others: OtherConsumers | None,
     ) -> None:
         self._source = source
-        self._errors = errors
-        self._obstacle = obstacle
-        self._others = others
+        self._errors = shared.errors
+        self._journal = shared.journal
+        self.others = others
         self.changing = threading.RLock()
         self.was_stopped = False
         self.end = ""
@@ -105,7 +102,7 @@ class Life:
 
     def look(self) -> None:
         """Look now and then which other processes receive messages."""
-        for each in (self._source, self._others):
+        for each in (self._source, self.others):
             if isinstance(each, JournalReader | OtherConsumers):
                 each.look()
 
@@ -173,11 +170,12 @@ class Life:
         A refused login ends the start. One that is refused later is raised by the next call of the
         user, and an outage is only shown.
         """
-        last_byte, n_before = LastByte(), 0 if client is None else client.n_accepted
-        login = None if client is None else in_thread(partial(_log_in, client, last_byte))
-        self._source.start(timeout_s)
-        if client is None or login is None:
+        if client is None:
+            self._source.start(timeout_s)
             return
+        last_byte, n_before = LastByte(), client.n_accepted
+        login = in_thread(partial(_log_in, client, last_byte))
+        self._source.start(timeout_s)
         tell = partial(self._tell, is_over=lambda: client.n_accepted > n_before)
         try:
             awaited(
@@ -199,7 +197,7 @@ class Life:
     def give_up_start(self, *, was_running: bool) -> str:
         """Stop the source of events again, and return what the user is told who stopped a start."""
         if was_running:
-            return f"start() was stopped; {self._obstacle() or 'events arrive as before'}"
+            return f"start() was stopped; {self._journal.obstacle() or 'events arrive as before'}"
         with suppress(TrackingError):  # what still runs ends by itself
             self._source.stop(_GIVE_UP_S)
         return "start() was stopped, and no event arrives: call start() again"
@@ -313,9 +311,10 @@ class JournalReader(HealthReport):
 
     def why_not_received(self) -> str:
         """Return why no kernel receives the messages; empty if one does, or it is not known."""
-        self._processes = _receiving(self._processes)
+        self._processes = set(filter(_may_receive, self._processes))
         if all(each.is_suspended for each in self._processes):
-            self._processes = _receiving(self._shared.journal.processes(self._queues))
+            known = self._shared.journal.processes(self._queues)
+            self._processes = set(filter(_may_receive, known))
         if not all(each.is_suspended for each in self._processes):
             return ""
         pids = " ".join(str(each.pid) for each in sorted(self._processes))
@@ -324,10 +323,6 @@ class JournalReader(HealthReport):
     def stop(self, timeout_s: float) -> None:  # noqa: ARG002
         """Say that it is not read any more."""
         self.report(HealthState.STOPPED)
-
-
-def _receiving(processes: set[Holder]) -> set[Holder]:
-    return set(filter(_may_receive, processes))
 
 
 def _may_receive(process: Holder) -> bool:
@@ -413,12 +408,10 @@ class OtherConsumers:
     it; to any other it is lost.
     """
 
-    def __init__(
-        self, journal: Journal, queue: str, consumer: Consumer, changed: Callable[[], None]
-    ) -> None:
-        self._journal = journal
-        self._changed = changed
-        self.place = (journal.location, queue)
+    def __init__(self, shared: Shared, queue: str, consumer: Consumer) -> None:
+        self._journal = shared.journal
+        self._changed = shared.signal.send
+        self.place = (shared.journal.location, queue)
         self._queue = queue
         self.consumer = consumer
         #: Since when RabbitMQ may count this one: its first connection.
@@ -429,7 +422,6 @@ class OtherConsumers:
         self._in_other_processes = 0
         #: The warning at the last look, which asks the journal.
         self._seen = ""
-        _in_this_process.add(self)
 
     def begin(self) -> str:
         """Have the consumer connect; return, while RabbitMQ answers, what `_queues` returns."""
@@ -500,12 +492,8 @@ class OtherConsumers:
         return self._count_other_processes() + self._count_in_this_process()
 
     def _count_other_processes(self) -> int:
-        here, pid = socket.gethostname(), os.getpid()
-        return sum(
-            host != here or is_alive(process)
-            for host, process in self._journal.processes({self._queue})
-            if (host, process) != (here, pid)
-        )
+        others = self._journal.processes({self._queue}) - {(socket.gethostname(), os.getpid())}
+        return sum(map(_may_receive, others))
 
     def _count_in_this_process(self) -> int:
         """Return how many others RabbitMQ may count: its answer is older than what is known here.
@@ -514,7 +502,7 @@ class OtherConsumers:
         """
         counted_from_s = time.monotonic() - _COUNTED_S
         places = [place for place, dropped_s in list(_dropped) if dropped_s > counted_from_s]
-        for other in list(_in_this_process):
+        for other in filter(None, [life.others for life in list(_lives)]):
             health = other.consumer.health
             unchanged_s = (datetime.now(UTC) - health.since).total_seconds()
             ended_lately = unchanged_s < _COUNTED_S and other.connected_at

@@ -211,7 +211,7 @@ class OrderTracker:
         self._blocking = BlockingOrders(shared, self._sync)
         self._amqp_parameters: AmqpParameters | None = None
         self._consumer: Consumer | Poller | JournalReader
-        self._others: OtherConsumers | None = None
+        others: OtherConsumers | None = None
         if amqp is JOURNAL_ONLY:
             self._consumer = JournalReader(shared, queue, client)
         elif amqp is not None and queue:
@@ -220,11 +220,11 @@ class OrderTracker:
             )
             died = partial(errors.record, RECEIVING)
             self._consumer = Consumer(parameters, queue, opened, signal.send, died)
-            self._others = OtherConsumers(opened, queue, self._consumer, signal.send)
+            others = OtherConsumers(shared, queue, self._consumer)
         else:
             assert self._sync is not None  # noqa: S101 - check_sources() refuses the rest
             self._consumer = Poller(self._sync, signal.send, poll_s=poll_s)
-        self._life = Life(self._consumer, errors, opened.obstacle, self._others)
+        self._life = Life(self._consumer, shared, others)
         self._submission = Submission(shared, self._sync, self._amqp_parameters, tenant, self._life)
         self._actions = OrderActions(shared, self._sync, self._submission.restart)
         self._catch_up: OwnThread | None = None
@@ -405,7 +405,7 @@ class OrderTracker:
         source, queues, client = self._consumer, "", None
         if not was_running and isinstance(source, Consumer):
             client = self.client
-            queues = "" if self._others is None else self._others.begin()
+            queues = "" if self._life.others is None else self._life.others.begin()
         self._life.connect(client, timeout_s)
         self._shared.errors.withdraw(RECEIVING)
         self._dispatcher.start()
@@ -501,7 +501,7 @@ class OrderTracker:
             journal=self._shared.journal,
             workspace=self._workspace,
             unheard="" if self._sync is None else self._sync.unheard(self.health),
-            sharing=(lambda: 0) if self._others is None else self._others.sharing,
+            sharing=(lambda: 0) if self._life.others is None else self._life.others.sharing,
         )
 
     # -- the frames --
@@ -683,7 +683,7 @@ class OrderTracker:
     def _warnings(self) -> tuple[str, ...]:
         """Return what a user should know although messages are consumed."""
         health = self._life.health
-        others = "" if self._others is None else self._others.warning
+        others = "" if self._life.others is None else self._life.others.warning
         reason = health.reason if health.state is HealthState.CONSUMING else None
         return tuple(filter(None, (others, reason, *self._troubles())))
 
@@ -1194,11 +1194,12 @@ class OrderTracker:
         unasked = downloads.ask(are_told=self._life.are_told)
         states = list(self._shared.states(named)) if keys else downloads.open_orders()
         if not states:
-            if unasked is not None and not keys:
-                raise unasked
-            nothing = partial(self._blocking.nothing_to_download, again=again)
-            why = "no order is selected" if keys else nothing()
-            advice = "" if keys else self._life.sync_advice
+            why, advice = "no order is selected", ""
+            if not keys:
+                if unasked is not None:
+                    raise unasked
+                why = self._blocking.nothing_to_download(again=again)
+                advice = self._life.sync_advice
             unheard = filter(None, (*self._shared.obstacles(), self._life.outage, advice))
             say("; ".join([f"nothing to download: {why}", *unheard]))
             return [] if process is None else {}
