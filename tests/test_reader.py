@@ -263,6 +263,23 @@ def test_a_reader_says_that_no_kernel_receives_messages(
     reader.stop()
 
 
+def test_a_reader_that_stops_stays_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread may still ask the journal which kernels receive messages."""
+    with written(tmp_path / "journal.sqlite"):
+        reader = OrderTracker.reader(tmp_path / "journal.sqlite", workspace=tmp_path).start()
+
+    def stop_meanwhile(queues: object) -> set[object]:
+        reader._consumer.stop(0.0)
+        return set()
+
+    monkeypatch.setattr(reader._shared.journal, "processes", stop_meanwhile)
+    reader._shared.signal.send()  # as an event does
+    reader._life.look()
+    assert reader.health.state is HealthState.STOPPED
+    assert reader.health.reason is None
+    reader.stop()
+
+
 @pytest.mark.simulator(with_broker=True)
 def test_a_reader_says_that_the_kernel_is_suspended(
     simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]

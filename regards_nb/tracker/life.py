@@ -147,7 +147,7 @@ class Life:
     def refusal(self) -> str:
         """Return why no event can arrive; empty while the tracker runs."""
         health = self._source.health
-        if health.state not in {HealthState.STOPPED, HealthState.FAILED}:
+        if health.state not in ENDED:
             return ""
         if self.end:
             return self.end
@@ -281,6 +281,9 @@ class JournalReader(HealthReport):
         self._next_s, self._seen = 0.0, 0
         #: Those that may receive messages, as far as it was looked.
         self._processes: set[Holder] = set()
+        #: That no kernel receives the messages, for the user. It is found in another thread than
+        #: that of `stop`, so it is no part of the state that is reported.
+        self._unreceived: str | None = None
 
     def start(self, timeout_s: float) -> None:  # noqa: ARG002 - there is nothing to wait for
         """Say that the journal is read."""
@@ -291,7 +294,9 @@ class JournalReader(HealthReport):
     @property
     def health(self) -> Health:
         """Whether the journal is read, and when another kernel wrote the newest event."""
-        return replace(super().health, last_event=self._shared.frames.newest_at)
+        health = replace(super().health, last_event=self._shared.frames.newest_at)
+        is_read = health.state is HealthState.READING
+        return replace(health, reason=self._unreceived) if is_read else health
 
     def look(self) -> None:
         """Say whether no kernel receives the messages, as far as it is known."""
@@ -305,9 +310,9 @@ class JournalReader(HealthReport):
             text = self.why_not_received()
         except JournalError:
             return  # every call of the user tells of an outage
-        reason = f"{text}{self._advice}" if text else None
-        if reason != self._health.reason:
-            self.report(HealthState.READING, reason)
+        before, self._unreceived = self._unreceived, f"{text}{self._advice}" if text else None
+        if self._unreceived != before:
+            self._shared.signal.send()
 
     def why_not_received(self) -> str:
         """Return why no kernel receives the messages; empty if one does, or it is not known."""
@@ -506,7 +511,7 @@ class OtherConsumers:
             health = other.consumer.health
             unchanged_s = (datetime.now(UTC) - health.since).total_seconds()
             ended_lately = unchanged_s < _COUNTED_S and other.connected_at
-            is_open = health.state not in {HealthState.STOPPED, HealthState.FAILED}
+            is_open = health.state not in ENDED
             if other is not self and (is_open or ended_lately):
                 places.append(other.place)
         return places.count(self.place)
