@@ -1,7 +1,7 @@
 """`OrderTracker` and `Order`: the classes that a user works with.
 
-- ``shared``: journal, frames, change signal, background errors and leases, which all modules use;
-- ``selection``: which orders a user means;
+- ``shared``: journal, frames, change signal, background errors and leases, which all modules use,
+  and which orders a user means;
 - ``downloads``: one download at a time for each order, several orders side by side;
 - ``fetch``: runs the download of one order, in a thread or in a worker of another process;
 - ``dispatcher``: hands new events to callbacks, each at least once, and downloads the files they
@@ -26,11 +26,11 @@ from regards_nb.tracker.dispatcher import AutoDownload as AutoDownload
 from regards_nb.tracker.dispatcher import EventDispatcher as EventDispatcher
 from regards_nb.tracker.life import JournalReader as JournalReader
 from regards_nb.tracker.order import Order as Order
-from regards_nb.tracker.selection import names_in as names_in
 from regards_nb.tracker.shared import NEW_ORDER as NEW_ORDER
 from regards_nb.tracker.shared import SHOWN_S as SHOWN_S
 from regards_nb.tracker.shared import BackgroundErrors as BackgroundErrors
 from regards_nb.tracker.shared import ChangeSignal as ChangeSignal
 from regards_nb.tracker.shared import Snapshot as Snapshot
+from regards_nb.tracker.shared import names_in as names_in
 from regards_nb.tracker.tracker import OrderTracker as OrderTracker
 from regards_nb.tracker.waiting import run_nested as run_nested

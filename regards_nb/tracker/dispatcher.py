@@ -529,7 +529,6 @@ class DispatchCursor:
             return found
         newest_id = self._journal.last_id()
         self._journal.cursors.begin(self._name, newest_id, generation=generation)
-        self._saved = self._done = (generation, newest_id)
         return newest_id
 
     def advance(self, generation: int, row_id: int) -> None:

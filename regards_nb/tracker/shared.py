@@ -1,18 +1,21 @@
 """The objects that a tracker's modules share: journal, frames, change signal, background errors.
 
-`held` waits for the lease of the submissions or of an order.
+`held` waits for the lease of the submissions or of an order. `names_in` and `Shared.keys_in` find
+the orders that a user means: a correlation id, a number, an order, rows or a list.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import operator
 import threading
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from regards_nb.client import Calls, LastByte
 from regards_nb.download import paths_of
@@ -26,13 +29,12 @@ from regards_nb.errors import (
     TrackingErrorGroup,
 )
 from regards_nb.journal import order_lease
-from regards_nb.orders import replaced
+from regards_nb.orders import OrderKey, replaced
 from regards_nb.text import counted, did_you_mean
-from regards_nb.tracker.selection import Name, called, names_in, wanted_keys
 from regards_nb.waits import is_unasked, limited, stopped_by_user, unasked, within
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -40,8 +42,13 @@ if TYPE_CHECKING:
     from regards_nb.download import DownloadResult, Progress
     from regards_nb.frames import Frames, States
     from regards_nb.journal import Holder, Journal, Position
-    from regards_nb.orders import OrderKey, OrderState
-    from regards_nb.tracker.selection import Wanted
+    from regards_nb.orders import OrderState
+
+    #: The orders of a view, or what returns those that are known so far; None: all.
+    Wanted: TypeAlias = Iterable[OrderKey] | Callable[[], Iterable[OrderKey] | None] | None
+
+#: A correlation id, an order id, or an `OrderKey`, which is never ambiguous.
+Name = str | int | OrderKey
 
 _log = logging.getLogger("regards_nb")
 
@@ -580,3 +587,77 @@ def advice_for_missing(order: OrderState) -> str:
     files = counted(f"{total - order.downloaded_files} of {total}", "file")
     call = f"tracker.download({order.order_id}) tries again"
     return f"{files} of order {order.order_id} could not be downloaded: {call}"
+
+
+def called(name: str | OrderKey) -> str:
+    """Return the correlation id or label of a name."""
+    return name.correlation_id if isinstance(name, OrderKey) else name
+
+
+def names_in(selection: Any) -> list[Name]:
+    """Return the names of the orders in a selection, whether or not such orders are known.
+
+    A number may be one of NumPy's; an order may be an `OrderKey`.
+    """
+    if isinstance(selection, str | OrderKey):
+        return [selection]
+    if str(getattr(selection, "dtype", "")) in {"bool", "boolean"}:
+        raise SettingsError(
+            "a comparison names no order, it has a row for each: give the rows that it selects, as "
+            "in tracker.orders[comparison]"
+        )
+    if isinstance(key := getattr(selection, "key", None), OrderKey):
+        return [key]
+    index: Any = getattr(selection, "index", selection)
+    if list(getattr(index, "names", ())) == list(OrderKey._fields):
+        return [_key(*row) for row in index]
+    if hasattr(selection, "columns"):
+        return _names_in_rows(selection)
+    with suppress(TypeError):
+        if not isinstance(selection, bool):  # wait(True) would wait for order 1
+            return [operator.index(selection)]
+    if isinstance(selection, Iterable) and not isinstance(selection, Mapping | bytes):
+        return [name for each in selection for name in names_in(each)]
+    raise SettingsError(
+        f"{selection!r} names no order: give a correlation id, a number, an order, or rows of "
+        "tracker.orders"
+    )
+
+
+def check_keys(keys: Iterable[object]) -> None:
+    """Refuse what is no `OrderKey`, such as a name."""
+    for key in keys:
+        if not isinstance(key, OrderKey):
+            raise SettingsError(f"{key!r:.100} is no key of an order: give tracker[...].key")
+
+
+def wanted_keys(keys: Wanted) -> list[OrderKey] | None:
+    """Return the keys of the orders that a view wants, as far as they are known; None: all."""
+    keys = keys() if callable(keys) else keys
+    if keys is None:
+        return None
+    known = list(keys)
+    check_keys(known)
+    return known
+
+
+def _names_in_rows(frame: Any) -> list[Name]:
+    """Return the orders of a frame with columns, of pandas or polars, each once."""
+    columns = set(frame.columns)
+    if not set(OrderKey._fields) <= columns:
+        raise SettingsError(
+            "a selection must be rows of tracker.orders with their index, or have the columns "
+            "tenant and correlation_id"
+        )
+    tenants, names = (list(frame[name]) for name in OrderKey._fields)
+    # An event may name its order by the order id alone.
+    ids = list(frame["order_id"]) if "order_id" in columns else names
+    keys = [
+        _key(tenant, name if isinstance(name, str) else f"#{order_id}")
+        for tenant, name, order_id in zip(tenants, names, ids, strict=True)
+    ]
+    return list(dict.fromkeys(keys))
+
+
+def _key(tenant: object, correlation_id: str) -> OrderKey:
+    return OrderKey(tenant if isinstance(tenant, str) else None, correlation_id)

@@ -61,7 +61,6 @@ from regards_nb.tracker.life import (
 from regards_nb.tracker.order import Order
 from regards_nb.tracker.rest_sync import REST_ANSWERS, SILENCE_S, RestSync
 from regards_nb.tracker.rounds import POLL_S, Poller, catching_up
-from regards_nb.tracker.selection import check_keys
 from regards_nb.tracker.shared import (
     CLIENT_MISSING,
     RECEIVING,
@@ -70,6 +69,7 @@ from regards_nb.tracker.shared import (
     OrderHolders,
     Shared,
     Snapshot,
+    check_keys,
 )
 from regards_nb.tracker.submission import Details, Request, Submission, refuses_cart
 from regards_nb.tracker.table_orders import TableOrders
@@ -92,9 +92,10 @@ if TYPE_CHECKING:
     from regards_nb.settings import SettingsSource
     from regards_nb.threads import OwnThread
     from regards_nb.tracker.dispatcher import Callback
-    from regards_nb.tracker.selection import Selection, Wanted
-    from regards_nb.tracker.shared import WaitDisplay
+    from regards_nb.tracker.shared import WaitDisplay, Wanted
 
+    #: A correlation id, a number, an order, rows of ``tracker.orders``, or several of these.
+    Selection: TypeAlias = str | int | Order | pd.DataFrame | Iterable[str | int | Order]
     #: Rows of `RegardsClient.search`, URNs, provider ids, or queries.
     Products: TypeAlias = str | pd.DataFrame | pd.Series[Any] | Iterable[str]
 
@@ -174,7 +175,7 @@ class OrderTracker:
         check_numbers(silence_s=silence_s, poll_s=poll_s)
         if amqp is not JOURNAL_ONLY:
             check_sources(amqp, queue, client, auto_download=auto_download)
-        place = as_place(workspace)
+        place = self._workspace = as_place(workspace)
         self.queue = queue
         self.tenant = tenant = tenant_of(client, tenant)
         self.client = client
@@ -206,7 +207,6 @@ class OrderTracker:
         )
         self._shared = shared
         self._sync = None if client is None else RestSync(shared, client)
-        self._workspace = place
         self._downloads = None if self._sync is None else Downloads(shared, self._sync, place)
         self._blocking = BlockingOrders(shared, self._sync)
         self._amqp_parameters: AmqpParameters | None = None
@@ -402,10 +402,9 @@ class OrderTracker:
             self._dispatcher = EventDispatcher(
                 self, self._shared, cursor, auto, self._callbacks, life=self._life
             )
-        source, queues, client = self._consumer, "", None
-        if not was_running and isinstance(source, Consumer):
-            client = self.client
-            queues = "" if self._life.others is None else self._life.others.begin()
+        queues, client = "", None
+        if not was_running and self._life.others is not None:
+            queues, client = self._life.others.begin(), self.client
         self._life.connect(client, timeout_s)
         self._shared.errors.withdraw(RECEIVING)
         self._dispatcher.start()
@@ -415,6 +414,7 @@ class OrderTracker:
             for text in filter(None, (*self._warnings(), queues)):
                 warnings.warn(text, stacklevel=4)  # that of the user
         asks = self._catch_up is not None and self._catch_up.death is None
+        source = self._consumer
         if not asks and self._sync is not None and isinstance(source, Consumer):
             self._catch_up = catching_up(self, self._sync, source, silence_s=self._silence_s)
 

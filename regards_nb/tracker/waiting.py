@@ -31,8 +31,7 @@ from regards_nb.text import clean, counted, doubled, numbered
 from regards_nb.tracker.blocking import HOW_WITHOUT_CLIENT
 from regards_nb.tracker.life import RUNNING
 from regards_nb.tracker.rounds import AskingMeanwhile
-from regards_nb.tracker.selection import called, names_in
-from regards_nb.tracker.shared import LOOK_S
+from regards_nb.tracker.shared import LOOK_S, called, names_in
 from regards_nb.waits import (
     AGAIN_S,
     ended_by,
@@ -53,8 +52,7 @@ if TYPE_CHECKING:
     from regards_nb.tracker.blocking import BlockingOrders
     from regards_nb.tracker.dispatcher import AutoDownload
     from regards_nb.tracker.life import Life
-    from regards_nb.tracker.selection import Name
-    from regards_nb.tracker.shared import Shared, WaitDisplay
+    from regards_nb.tracker.shared import Name, Shared, WaitDisplay
 
 _T = TypeVar("_T")
 
