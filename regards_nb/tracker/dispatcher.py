@@ -52,9 +52,6 @@ if TYPE_CHECKING:
 
 #: Events of this time are handled together: reading costs more per read than per event.
 GATHER_S = 0.05
-#: Time that the thread waits before it reads where there are no callbacks: a user who reads the
-#: frames at once then need not wait for it.
-YIELD_S = 0.001
 #: Maximum pause before a failed download is repeated, and repetitions of an incomplete one.
 LONGEST_RETRY_S = 900.0
 MOST_RETRIES = 3
@@ -173,8 +170,6 @@ class EventDispatcher:
                     # Nobody is handed an event: only look whether another kernel has written some.
                     self._stop.wait(LOOK_S)
                 before, seen = seen, self._shared.signal.wait(seen, LOOK_S if is_needed else 0)
-                if is_needed and not self._callbacks:
-                    self._stop.wait(YIELD_S)
                 if self._step(self._auto) and seen == before:
                     # Another kernel has written the events; wake the threads that wait.
                     self._shared.signal.send()

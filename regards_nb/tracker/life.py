@@ -104,7 +104,8 @@ class Life:
         """Look now and then which other processes receive messages."""
         for each in (self._source, self.others):
             if isinstance(each, JournalReader | OtherConsumers):
-                each.look()
+                with suppress(JournalError):  # every call of the user tells of an outage
+                    each.look()
 
     @property
     def receives(self) -> bool:
@@ -289,7 +290,6 @@ class JournalReader(HealthReport):
         """Say that the journal is read."""
         self.report(HealthState.READING)
         self._next_s = 0.0
-        self.look()
 
     @property
     def health(self) -> Health:
@@ -306,10 +306,7 @@ class JournalReader(HealthReport):
         if time.monotonic() < self._next_s and seen == self._seen:
             return
         self._next_s, self._seen = time.monotonic() + _LOOK_S, seen
-        try:
-            text = self.why_not_received()
-        except JournalError:
-            return  # every call of the user tells of an outage
+        text = self.why_not_received()
         before, self._unreceived = self._unreceived, f"{text}{self._advice}" if text else None
         if self._unreceived != before:
             self._shared.signal.send()
@@ -451,10 +448,9 @@ class OtherConsumers:
 
     def look(self) -> None:
         """Look for such consumers, and wake views and waits if the warning has changed."""
-        with suppress(JournalError):  # every call of the user tells of an outage
-            before, self._seen = self._seen, self._warning()
-            if self._seen != before:
-                self._changed()
+        before, self._seen = self._seen, self._warning()
+        if self._seen != before:
+            self._changed()
 
     @property
     def warning(self) -> str:

@@ -406,11 +406,11 @@ class OrderTracker:
         if not was_running and self._life.others is not None:
             queues, client = self._life.others.begin(), self.client
         self._life.connect(client, timeout_s)
+        self._life.look()
         self._shared.errors.withdraw(RECEIVING)
         self._dispatcher.start()
         if not was_running:
             self._shared.journal.watch(self._shared.signal.send)
-            self._life.look()
             for text in filter(None, (*self._warnings(), queues)):
                 warnings.warn(text, stacklevel=4)  # that of the user
         asks = self._catch_up is not None and self._catch_up.death is None
