@@ -134,7 +134,7 @@ def awaited(
 
 
 @contextmanager
-def _having(variable: ContextVar[_Result], value: _Result) -> Iterator[None]:
+def having(variable: ContextVar[_Result], value: _Result) -> Iterator[None]:
     """Give a variable of the context a value in the block."""
     token = variable.set(value)
     try:
@@ -145,7 +145,7 @@ def _having(variable: ContextVar[_Result], value: _Result) -> Iterator[None]:
 
 def limited(deadline_s: float | None) -> AbstractContextManager[None]:
     """End at *deadline_s*, on the monotonic clock, what the block awaits; None: no limit."""
-    return _having(_deadline_s, math.inf if deadline_s is None else deadline_s)
+    return having(_deadline_s, math.inf if deadline_s is None else deadline_s)
 
 
 def within(limit_s: float) -> AbstractContextManager[None]:
@@ -164,7 +164,7 @@ def time_left_s() -> float:
 
 def unasked() -> AbstractContextManager[None]:
     """Take in the block what was read of a journal before: its server may not answer."""
-    return _having(_is_unasked, value=True)
+    return having(_is_unasked, value=True)
 
 
 def is_unasked() -> bool:
@@ -174,7 +174,7 @@ def is_unasked() -> bool:
 
 def ended_by(stop: threading.Event | None) -> AbstractContextManager[None]:
     """End the requests, pauses and logins of the block once *stop* is set."""
-    return _having(_stops, _stops.get() if stop is None else (*_stops.get(), stop))
+    return having(_stops, _stops.get() if stop is None else (*_stops.get(), stop))
 
 
 def is_stopped() -> bool:
@@ -250,9 +250,9 @@ def said_meanwhile(text: str) -> Iterator[None]:
     """Say *text* if a block takes long that must run in the user's thread: it may ask the user.
 
     Another thread writes the line, and the block ends after it, so it comes below the running cell.
-    While the block waits for something that is told, it says nothing.
+    While the block waits for something that is told, it says nothing. Nor does an empty text.
     """
-    if not speaks():
+    if not (speaks() and text):
         yield
         return
     is_over, call = threading.Event(), _call.get()
@@ -377,14 +377,12 @@ def user_call() -> Iterator[None]:
 
 def users_code() -> AbstractContextManager[None]:
     """Run code of the user inside of a call: its calls are calls of their own."""
-    return _having(_call, _outside)
+    return having(_call, _outside)
 
 
-@contextmanager
-def unspoken() -> Iterator[None]:
+def unspoken() -> AbstractContextManager[None]:
     """Say nothing in a block that a thread of the user runs for a call of another thread."""
-    with _having(_call, _Call(None, math.inf)):  # a new one each time: this is a decorator, too
-        yield
+    return having(_call, _Call(None, math.inf))
 
 
 @contextmanager

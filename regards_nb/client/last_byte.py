@@ -9,8 +9,11 @@ from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from regards_nb.waits import having
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
 
 class _Wait:
@@ -131,14 +134,9 @@ _watched: ContextVar[LastByte] = ContextVar("watched", default=_not_read)
 _waiting: ContextVar[_Wait | None] = ContextVar("waiting", default=None)
 
 
-@contextmanager
-def watched(last_byte: LastByte) -> Iterator[None]:
+def watched(last_byte: LastByte) -> AbstractContextManager[None]:
     """Note in *last_byte* the bytes that come to this thread during the block."""
-    token = _watched.set(last_byte)
-    try:
-        yield
-    finally:
-        _watched.reset(token)
+    return having(_watched, last_byte)
 
 
 @contextmanager
@@ -155,11 +153,10 @@ def waiting(
     if not last_byte.waits:  # a second request does not restart the timer
         last_byte.begin_silence()
     last_byte.waits.append(own)
-    token = _waiting.set(own)
     try:
-        yield
+        with having(_waiting, own):
+            yield
     finally:
-        _waiting.reset(token)
         last_byte.waits.remove(own)
 
 

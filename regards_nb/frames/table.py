@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
@@ -63,7 +62,7 @@ def read_table(
     labels = default if label is None else [_formatted(label, row) for row in rows]
     labels = _unique(labels or [])
     runs = f"products= runs, for {counted(len(labels), 'order')} of the table"
-    with said_meanwhile(runs) if callable(products) else nullcontext():
+    with said_meanwhile(runs if callable(products) else ""):
         orders = [
             TableOrder(text, _queries_of(text, rows, products, is_row=by is None))
             for text, rows in zip(labels, parts, strict=True)

@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 import weakref
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,6 @@ from regards_nb.tracker.fetch import (
     begin_processing,
     fetch_order,
     list_others,
-    settings_for_workers,
     submitted,
 )
 from regards_nb.tracker.shared import (
@@ -56,8 +55,9 @@ from regards_nb.tracker.shared import (
 from regards_nb.waits import said_meanwhile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
 
     from regards_nb.download import DownloadResult, Place
     from regards_nb.files import FileRecord
@@ -263,20 +263,13 @@ class Downloads:
             if options.process is not None:
                 begin = partial(begin_processing, self._shared, options, options.process, begin)
             return begin, partial(self.leave, caller, is_stopped=True)
-        settings = settings_for_workers(
-            options,
-            self._shared.journal,
-            executor,
-            url=self._sync.client.base_url,
-            tenant=self._sync.tenant,
-            workspace=self._workspace,
-        )
         call = WorkerCall(
             self._shared,
+            self._sync.client,
             options,
             executor,
             request=request,
-            settings=settings,
+            workspace=self._workspace,
             submit=self._workers.submit,
         )
         return call.begin, call.stop
@@ -524,13 +517,10 @@ class Downloads:
         self._shared.signal.send()
 
 
-@contextmanager
-def asking_for_deleted(orders: Iterable[OrderState]) -> Iterator[None]:
+def asking_for_deleted(orders: Iterable[OrderState]) -> AbstractContextManager[None]:
     """Say that `Downloads.nothing_for` takes long in the block: it asks for each deleted order."""
     deleted = [order.order_id for order in orders if order.status in GONE]
-    what = f"asking REGARDS for the files of {numbered(deleted)}"
-    with said_meanwhile(what) if deleted else nullcontext():
-        yield
+    return said_meanwhile(f"asking REGARDS for the files of {numbered(deleted)}" if deleted else "")
 
 
 def _no_number(order: OrderState) -> SettingsError:

@@ -105,7 +105,6 @@ class DownloadRequest(NamedTuple):
         return self.directory is None and self.check == "none" and not self.again
 
 
-@unspoken()
 def fetch_order(
     client: RegardsClient,
     journal: Journal,
@@ -145,6 +144,7 @@ def fetch_order(
 
     lease = order_lease(client.tenant, order.order_id)
     with (
+        unspoken(),
         ended_by(running.stop),
         watched(running.last_byte),
         words_first(ServiceError, order.name),
@@ -325,18 +325,19 @@ class WorkerCall:
     def __init__(
         self,
         shared: Shared,
+        client: RegardsClient,
         options: CallOptions,
         executor: Executor,
         *,
         request: DownloadRequest,
-        settings: WorkerSettings,
+        workspace: Place,
         submit: Submit,
     ) -> None:
         self._shared = shared
         self._jobs = options.jobs
         self._executor = executor
         self._request = request
-        self._settings = settings
+        self._settings = _settings_for_workers(options, shared.journal, executor, client, workspace)
         self._submit = submit
         self._process = None if options.process is None else packed_function(options.process)
         self._id = uuid.uuid4().hex
@@ -447,13 +448,11 @@ def _worker_lost(name: str, error: BaseException) -> DownloadError:
     return lost
 
 
-def settings_for_workers(
+def _settings_for_workers(
     options: CallOptions,
     journal: Journal,
     executor: Executor,
-    *,
-    url: str,
-    tenant: str,
+    client: RegardsClient,
     workspace: Place,
 ) -> WorkerSettings:
     """Return what is sent to the workers of an executor.
@@ -502,8 +501,8 @@ def settings_for_workers(
         workspace.mkdir(parents=True, exist_ok=True)
     return WorkerSettings(
         profile=source.profile,
-        url=url,
-        tenant=tenant,
+        url=client.base_url,
+        tenant=client.tenant,
         journal=journal.location,
         workspace=str(workspace),
         is_shared=not is_local,
