@@ -52,7 +52,7 @@ from regards_nb.output import say
 from regards_nb.text import raised_at, user_frames
 from regards_nb.threads import begin
 from regards_nb.tracker.shared import LOOK_S, RunningDownload, held
-from regards_nb.waits import ended_by, unspoken, users_code, words_first
+from regards_nb.waits import ended_by, fulfil, unspoken, users_code, words_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -359,9 +359,9 @@ class WorkerCall:
         try:
             inner = submitted(self._executor, run_in_worker, task)
         except BrokenExecutor as exc:
-            self._jobs.put(partial(self._begin_again, task, outer, exc))
-        else:
-            self._follow(task, outer, inner, is_second=False)
+            inner = Future()
+            inner.set_exception(exc)
+        self._follow(task, outer, inner, is_second=False)
         running = RunningDownload(ends_with_files=not self._request.again)
         self._shared.downloads.setdefault(order_id, running)
         outer.add_done_callback(lambda _: self._forget(order_id, running))
@@ -381,41 +381,24 @@ class WorkerCall:
     def _ended(
         self, task: WorkerTask, outer: Future[Any], inner: Future[Any], *, is_second: bool
     ) -> None:
-        """Pass on what a worker answered; called in a thread of the executor."""
-        name = task.order.name
+        """Pass on what a worker answered; called in a thread of the executor.
+
+        An order whose pool broke begins again in a new process. Alone there, an order that kills
+        its worker again harms no other.
+        """
         # Dask keeps a result as long as its future exists, and makes it again when its worker ends.
         self._inner.pop(task.order.key, None)
-        if inner.cancelled():
-            outer.set_exception(DownloadError(f"{name} was cancelled before it began"))
-            return
-        error = inner.exception()
-        if isinstance(error, BrokenExecutor) and not is_second and not self._is_stopped:
-            self._jobs.put(partial(self._begin_again, task, outer, error))
+        error = None if inner.cancelled() else inner.exception()
+        is_pool = isinstance(self._executor, concurrent.futures.ProcessPoolExecutor)
+        is_broken = is_pool and isinstance(error, BrokenExecutor)
+        if is_broken and not is_second and not self._is_stopped:
+            _log.warning("%s begins again: %s", task.order.name, error)
+            self._jobs.put(partial(self._begin_again, task, outer))
             self._shared.signal.send()
-            return
-        if error is not None:
-            outer.set_exception(_worker_lost(name, error))
-            return
-        answer = inner.result()
-        if isinstance(answer, RegardsError):
-            outer.set_exception(answer)
-            return
-        try:
-            outer.set_result(answer and pickle.loads(answer))  # noqa: S301 - of our own worker
-        except Exception as exc:  # noqa: BLE001 - a class of the user that is not here
-            told = DownloadError(f"{name}: its result cannot be read here: {exc}")
-            told.__cause__ = exc
-            outer.set_exception(told)
+        else:
+            fulfil(outer, partial(_result_of, task.order.name, inner))
 
-    def _begin_again(self, task: WorkerTask, outer: Future[Any], error: BaseException) -> None:
-        """Begin an order whose pool broke again, in a new process.
-
-        Alone in its process, an order that kills its worker again harms no other.
-        """
-        if not isinstance(self._executor, concurrent.futures.ProcessPoolExecutor):
-            outer.set_exception(_worker_lost(task.order.name, error))
-            return
-        _log.warning("%s begins again: %s", task.order.name, error)
+    def _begin_again(self, task: WorkerTask, outer: Future[Any]) -> None:
         inner = self._submit(partial(_run_in_new_process, task))
         self._follow(task, outer, inner, is_second=True)
 
@@ -438,14 +421,23 @@ def _run_in_new_process(task: WorkerTask) -> Any:
         return pool.submit(run_in_worker, task).result()
 
 
-def _worker_lost(name: str, error: BaseException) -> DownloadError:
-    text = str(error) or "no reason given"
-    lost = DownloadError(
-        f"{name}: its worker ended ({type(error).__name__}: {text}), perhaps for lack of "
-        "memory. Verified files stay: call download() again"
-    )
-    lost.__cause__ = error
-    return lost
+def _result_of(name: str, inner: Future[Any]) -> Any:
+    """Return what a worker has returned for an order, or raise why there is nothing."""
+    if inner.cancelled():
+        raise DownloadError(f"{name} was cancelled before it began")
+    if (error := inner.exception()) is not None:
+        text = str(error) or "no reason given"
+        raise DownloadError(
+            f"{name}: its worker ended ({type(error).__name__}: {text}), perhaps for lack of "
+            "memory. Verified files stay: call download() again"
+        ) from error
+    answer = inner.result()
+    if isinstance(answer, RegardsError):
+        raise answer
+    try:
+        return answer and pickle.loads(answer)  # noqa: S301 - of our own worker
+    except Exception as exc:  # a class of the user that is not here
+        raise DownloadError(f"{name}: its result cannot be read here: {exc}") from exc
 
 
 def _settings_for_workers(
