@@ -150,7 +150,7 @@ def provider_ids(ids: Iterable[str], *, field: str = "providerId") -> list[str]:
     SettingsError
         There are no ids, or one of them is no text.
     """
-    quoted = [_quoted(each) for each in dict.fromkeys(ids)]
+    quoted = [_quoted(each) for each in dict.fromkeys(_in_order(ids))]
     if not quoted:
         raise SettingsError("no product ids: an order needs at least one")
     chunks: list[list[str]] = [[]]
@@ -219,7 +219,7 @@ def selection(wanted: Any) -> list[str]:
     elif hasattr(wanted, "index") and str(name).startswith(_URN):
         texts = [str(name)]  # one row of a search
     elif isinstance(wanted, Iterable):
-        texts = list(wanted)
+        texts = list(_in_order(wanted))
     else:
         raise SettingsError(
             "products must be rows of client.search(), URNs, provider ids or queries, "
@@ -276,7 +276,7 @@ def fields(**values: Any) -> str:
                 raise SettingsError(f"{name}={value!r}: a range is (low, high)")
             parts.append(between(name, *value))
         elif isinstance(value, list | set | frozenset):
-            parts.append(_alternatives(name, value))
+            parts.append(_alternatives(name, _in_order(value)))
         elif isinstance(value, date):
             parts.append(between(name, value, value))
         else:
@@ -473,6 +473,14 @@ def _read_text(text: str) -> object:
     raise SettingsError(
         f"{text!r} is neither a number nor an ISO date: REGARDS has no ranges of text"
     )
+
+
+def _in_order(values: Iterable[Any]) -> Iterable[Any]:
+    """Return values; those of a set in the same order in each process.
+
+    A request is compared with one of its name, which another process may have sent.
+    """
+    return sorted(values, key=str) if isinstance(values, set | frozenset) else values
 
 
 def _in_parentheses(queries: Iterable[str]) -> list[str]:

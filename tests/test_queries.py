@@ -17,6 +17,8 @@ from regards_nb import queries
 from regards_nb.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from regards_nb.simulator import Simulator
 
 TREES: dict[str, str] = json.loads(FILE.read_text(encoding="utf-8"))
@@ -176,3 +178,13 @@ def test_products_are_found_by_what_identifies_them(simulator: Simulator) -> Non
 def dates(one: Any, two: Any) -> tuple[date, date]:
     """Return the days of two products."""
     return one.attributes["date_obs"].astimezone(UTC).date(), two.attributes["date_obs"].date()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [queries.selection, queries.provider_ids, lambda names: queries.fields(instrument=names)],
+)
+def test_a_set_is_written_in_one_order(write: Callable[[object], object]) -> None:
+    """Each process has sets in another order, and a request is compared with an earlier one."""
+    names = [chr(code) for code in range(ord("a"), ord("z"))]
+    assert write(set(names)) == write(frozenset(names)) == write(names)
