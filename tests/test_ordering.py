@@ -170,6 +170,16 @@ def test_the_estimate_counts_the_ordered_types(
     assert told.endswith(", of which only those that match filename_regexp='zzz.*'\n")
 
 
+@pytest.mark.parametrize("form", [set, pd.Series])
+def test_types_may_come_in_any_form_of_several(form: Any, tracker: OrderTracker) -> None:
+    """The journal keeps them, and a set is the same request in each process."""
+    types = ["QUICKLOOK", "RAWDATA"]
+    given = form(types)
+    order = tracker.submit("dataset:SWOT_PASS_012", data_types=given, correlation_id="a")
+    again = tracker.submit("dataset:SWOT_PASS_012", data_types=types, correlation_id="a")
+    assert order.key == again.key
+
+
 def test_a_refused_query_orders_nothing(simulator: Simulator, tracker: OrderTracker) -> None:
     """The error has the words of the catalogue and the fields that exist."""
     with pytest.raises(errors.ServiceError, match="Unknown parameter cycel.*Fields: id, .*cycle"):

@@ -123,9 +123,13 @@ class Request(NamedTuple):
         **more: Any,
     ) -> Request:
         """Return a request with a name that is made up, if none is given."""
+        if isinstance(data_types, str):
+            data_types = [data_types]
+        elif data_types is not None:  # the journal holds a list; a set has no order of its own
+            data_types = sorted(data_types) if isinstance(data_types, set) else list(data_types)
         return cls(
             queries=queries,
-            data_types=[data_types] if isinstance(data_types, str) else data_types,
+            data_types=data_types,
             correlation_id=new_name() if correlation_id is None else correlation_id,
             **more,
         )
