@@ -38,8 +38,6 @@ _TURN_S = 1.0
 #: How often it is looked whether a job was stopped.
 _STOP_TURN_S = 0.1
 _MOMENT_S = 0.1
-#: The names of the threads of this package begin so.
-_OWN_THREADS = "regards-nb"
 #: Nobody sets it: `idle.wait(0.1)` is a pause that nothing ends; see also `pause`.
 idle = threading.Event()
 
@@ -286,6 +284,11 @@ def in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
+def is_own_thread() -> bool:
+    """Return whether this package has started this thread, such as that of the callbacks."""
+    return threading.current_thread().name.startswith("regards-nb")
+
+
 def speaks() -> bool:
     """Return whether this thread runs the call of the user: it alone says what the call does."""
     call = _call.get()
@@ -363,9 +366,7 @@ def user_call() -> Iterator[None]:
     outer, thread = _call.get(), threading.current_thread()
     call = outer
     # A thread of this package may have the context of the call that began it.
-    if not thread.name.startswith(_OWN_THREADS) and (
-        call is _outside or call.thread not in (None, thread)
-    ):
+    if not is_own_thread() and (call is _outside or call.thread not in (None, thread)):
         call = _Call(thread, time.monotonic())
     token = _call.set(call)
     try:

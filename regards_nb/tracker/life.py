@@ -262,11 +262,6 @@ def _unanswered(client: RegardsClient, last_byte: LastByte) -> str:
     return f"{where} has not answered yet: what is new there is not known"
 
 
-def is_own_thread() -> bool:
-    """Return whether a tracker has started this thread, such as that of the callbacks."""
-    return threading.current_thread().name.startswith("regards-nb")
-
-
 class JournalReader(HealthReport):
     """Takes the place of the consumer in a tracker that only reads its journal.
 

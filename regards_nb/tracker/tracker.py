@@ -54,7 +54,6 @@ from regards_nb.tracker.life import (
     OtherConsumers,
     check_queue,
     check_sources,
-    is_own_thread,
     require_file,
     tenant_of,
 )
@@ -74,7 +73,7 @@ from regards_nb.tracker.shared import (
 from regards_nb.tracker.submission import Details, Request, Submission, refuses_cart
 from regards_nb.tracker.table_orders import TableOrders
 from regards_nb.tracker.waiting import Wait, awaiting_stopped_by_user, run_nested
-from regards_nb.waits import limited, reads_only, stopped_by_user, users_code
+from regards_nb.waits import is_own_thread, limited, reads_only, stopped_by_user, users_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
