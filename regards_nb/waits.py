@@ -368,11 +368,10 @@ def user_call() -> Iterator[None]:
     # A thread of this package may have the context of the call that began it.
     if not is_own_thread() and (call is _outside or call.thread not in (None, thread)):
         call = _Call(thread, time.monotonic())
-    token = _call.set(call)
     try:
-        yield
+        with having(_call, call):
+            yield
     finally:
-        _call.reset(token)
         call.is_over = call is not outer
 
 

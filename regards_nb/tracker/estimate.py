@@ -64,15 +64,18 @@ def ask(
 ) -> Estimate | None:
     """Ask the catalogue; None if this server cannot tell and it is not *is_needed*.
 
-    *data_types* leaves out files, not products.
+    A ServiceError is one that the request for the order would get, too. *data_types* leaves out
+    files, not products.
     """
     try:
         rows = client.estimate(list(queries), data_types=DATA_TYPES)
     except ServiceError as exc:
         if is_needed:
             exc.put_first("size_limit_bytes needs an estimate")
+        # 403 and 404 come from a gateway that does not have the path, or not for this account.
+        is_refused = isinstance(exc, ServiceLoginError) or exc.status_code in (400, 422)
+        if is_needed or is_refused:
             raise
-        _raise_if_refused(exc)
         _log.warning("there is no estimate of the order: %s", exc)
         return None
     of_type = rows["data_type"].str.startswith(tuple(data_types or DATA_TYPES))
@@ -93,13 +96,10 @@ def refuse_empty(client: RegardsClient, queries: Sequence[str]) -> None:
     if len(queries) < 2:
         return
     for query in queries:
-        try:
-            n_files = client.estimate(query, data_types=DATA_TYPES)["files"].sum()
-        except ServiceError as exc:
-            _raise_if_refused(exc)
-            _log.warning("it is not known whether a query finds files: %s", exc)
+        found = ask(client, [query], None, is_needed=False)
+        if found is None:
             return
-        if not n_files:
+        if not found.files:
             raise SettingsError(
                 f"nothing was ordered: the catalogue has no file for the query {query:.200}, and "
                 "REGARDS refuses an order if one of its queries finds nothing. Leave it out"
@@ -147,13 +147,6 @@ def merged(queries: Sequence[str]) -> list[str]:
         for field, some in values.items()
         for start in range(0, len(some), _MERGED_IDS)
     ]
-
-
-def _raise_if_refused(error: ServiceError) -> None:
-    """Raise an error that the request for the order would get, too."""
-    # 403 and 404 come from a gateway that does not have the path, or not for this account.
-    if isinstance(error, ServiceLoginError) or error.status_code in (400, 422):
-        raise error
 
 
 def described(estimate: Estimate, queries: Sequence[str], filename_regexp: str | None) -> str:
