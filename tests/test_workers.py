@@ -292,7 +292,7 @@ def test_processes_download_and_no_secret_travels(
     profile: Callable[..., OrderTracker],
     processes: Recorder,
 ) -> None:
-    """What is submitted names the profile and numbers; the journal tells of the files."""
+    """What is submitted names the profile and orders, no links; the journal tells of the files."""
     with profile() as tracker:
         numbers = ended_orders(simulator, tracker)
         results = tracker.download(*numbers, executor=processes, process=worker_functions.count)
@@ -302,7 +302,9 @@ def test_processes_download_and_no_secret_travels(
         assert os.getpid() not in {pid for _, pid in results.values()}
         assert len(files_of(tracker, numbers)) == 18
         assert tracker.orders["downloaded_files"].sum() == 18
-        for secret in (simulator.password, simulator.client_secret, token_of(tracker)):
+        links = [tracker[number].state.download_link or "" for number in numbers]
+        assert all(links)
+        for secret in (simulator.password, simulator.client_secret, token_of(tracker), *links):
             assert secret.encode() not in processes.submitted
         assert b"archive" in processes.submitted
 
