@@ -358,12 +358,6 @@ class _Level(NamedTuple):
     terms: list[str]
     words: list[str]
 
-    def add(self, term: str) -> None:
-        """Add a term; note if no word stands before it."""
-        if len(self.words) < len(self.terms):
-            self.words.append("")
-        self.terms.append(term)
-
 
 #: A quoted text, a regular expression, a range, a parenthesis, or anything up to one of those.
 _TOKEN = re.compile(
@@ -409,7 +403,9 @@ def _levels(query: str) -> list[_Level]:
             outer.append((level, start))
             level, start = _Level([], []), -1
         elif text not in _SIGNS and not text.endswith(":"):
-            level.add(query[start:at])
+            if len(level.words) < len(level.terms):
+                level.words.append("")
+            level.terms.append(query[start:at])
             start = -1
     return [] if outer else [*levels, level]
 
@@ -483,13 +479,12 @@ def _in_order(values: Iterable[Any]) -> Iterable[Any]:
     return sorted(values, key=str) if isinstance(values, set | frozenset) else values
 
 
-def _in_parentheses(queries: Iterable[str]) -> list[str]:
-    found = list(queries)
-    if not found:
+def _in_parentheses(queries: tuple[str, ...]) -> list[str]:
+    if not queries:
         raise SettingsError("no queries to combine")
-    for query in found:
+    for query in queries:
         check(query)
-    return [f"({query})" for query in found]
+    return [f"({query})" for query in queries]
 
 
 def _quoted(value: object) -> str:

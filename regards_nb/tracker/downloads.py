@@ -160,15 +160,13 @@ class Downloads:
         errors, what = self._shared.errors, f"downloading order {order.order_id}"
 
         def ended(done: Future[DownloadResult]) -> None:
-            if done.cancelled():
-                return
-            error = done.exception()
-            if is_repeated and isinstance(error, IncompleteDownloadError):
-                return
+            error = None if done.cancelled() else done.exception()
+            if error is None or (is_repeated and isinstance(error, IncompleteDownloadError)):
+                return  # a success withdraws earlier errors, see `_ended`
             # Of several downloads only the last counts.
             errors.withdraw(what)
             is_refused = order.order_id in self._shared.frames.refused
-            if error is not None and not (is_refused or isinstance(error, HeldElsewhereError)):
+            if not (is_refused or isinstance(error, HeldElsewhereError)):
                 errors.record(what, error)
 
         return self.begin(order, request, caller=caller, on_end=ended)
