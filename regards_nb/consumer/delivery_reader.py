@@ -17,7 +17,6 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pika.adapters.select_connection import IOLoop
-from pika.adapters.utils.nbio_interface import AbstractStreamProtocol
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 from pika.spec import BasicProperties
 
@@ -75,7 +74,7 @@ class _Unfinished:
     body: bytes = b""
 
 
-class DeliveryReader(AbstractStreamProtocol):  # type: ignore[misc]
+class DeliveryReader:
     """Takes the deliveries out of the stream that pika's own protocol receives.
 
     It calls ``on_message(channel_number, delivery_tag, redelivered, properties, body)``;
@@ -92,17 +91,9 @@ class DeliveryReader(AbstractStreamProtocol):  # type: ignore[misc]
         #: by channel number
         self._unfinished: dict[int, _Unfinished] = {}
 
-    def connection_made(self, transport: Any) -> None:
-        """Tell pika."""
-        self.protocol.connection_made(transport)
-
-    def connection_lost(self, error: BaseException | None) -> None:
-        """Tell pika."""
-        self.protocol.connection_lost(error)
-
-    def eof_received(self) -> Any:
-        """Tell pika."""
-        return self.protocol.eof_received()
+    def __getattr__(self, name: str) -> Any:
+        # The begin and the end of the connection are for pika.
+        return getattr(self.protocol, name)
 
     def data_received(self, data: bytes) -> None:
         """Read the whole frames received so far, in their order."""
