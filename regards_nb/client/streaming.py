@@ -68,24 +68,16 @@ class _Response(HTTPResponse):
         self.fp = BufferedReader(_NotedReads(sock.makefile("rb", buffering=0)), _BUFFER_BYTES)
 
 
-class _HttpConnection(HTTPConnection):
+class HttpConnection(HTTPConnection):
+    """A connection that reads large blocks."""
+
     response_class = _Response
 
 
-class _HttpsConnection(HTTPSConnection):
+class HttpsConnection(HTTPSConnection):
+    """A connection with TLS that reads large blocks."""
+
     response_class = _Response
-
-
-class HttpPool(urllib3.HTTPConnectionPool):
-    """Connections that read large blocks."""
-
-    ConnectionCls = _HttpConnection
-
-
-class HttpsPool(urllib3.HTTPSConnectionPool):
-    """Connections with TLS that read large blocks."""
-
-    ConnectionCls = _HttpsConnection
 
 
 class Body:

@@ -29,7 +29,7 @@ from regards_nb.client.auth import token_advice
 from regards_nb.client.errors import error_for, is_temporary
 from regards_nb.client.last_byte import asking_again, pausing, waiting
 from regards_nb.client.models import RequestSpec, Response, Retry, file_record, read_page
-from regards_nb.client.streaming import Body, HttpPool, HttpsPool
+from regards_nb.client.streaming import Body, HttpConnection, HttpsConnection
 from regards_nb.errors import (
     ServiceUnreachableError,
     SettingsError,
@@ -41,8 +41,6 @@ from regards_nb.waits import awaited, ended_by, is_stopped, pause, progress, tim
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-
-    from urllib3 import PoolManager
 
     from regards_nb.client.auth import Secret, Token, TokenProvider
     from regards_nb.client.models import Page
@@ -151,25 +149,16 @@ class _Adapter(HTTPAdapter):
         super().__init__(pool_connections=1, pool_maxsize=_POOL_SIZE)
         self._headers = headers
 
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Make the connections; requests calls this."""
-        super().init_poolmanager(*args, **kwargs)
-        _read_large_blocks(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> PoolManager:
-        """Make the connections to a proxy; requests calls this."""
-        manager: PoolManager = super().proxy_manager_for(proxy, **kwargs)
-        _read_large_blocks(manager)
-        return manager
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the connections to a server or a proxy; requests calls this."""
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        pool.ConnectionCls = HttpsConnection if pool.scheme == "https" else HttpConnection
+        return pool
 
     def add_headers(self, request: requests.PreparedRequest, **_: Any) -> None:
         """Add the headers; requests calls this before it sends."""
         for name, secret in self._headers.items():
             request.headers[name] = secret.reveal()
-
-
-def _read_large_blocks(manager: PoolManager) -> None:
-    manager.pool_classes_by_scheme = {"http": HttpPool, "https": HttpsPool}
 
 
 class Transport:
