@@ -218,12 +218,12 @@ class Connection:
         )
         self._io.call_later(CLOSE_TIMEOUT_S, self._abort)
 
-    def _watch(self, channel: Any) -> None:
+    def _on_channel(self, channel: Any) -> None:
         channel.add_on_close_callback(self._on_channel_closed)
         channel.add_on_cancel_callback(self._on_cancelled_by_broker)
-
-    def _on_channel(self, channel: Any) -> None:
-        self._watch(channel)
+        if self._growing:
+            self._consume_larger()
+            return
         if channel is self._spare:
             self.awaited = "the state"
             channel.queue_declare(self._queue, passive=True, callback=self._on_queue)
@@ -372,14 +372,6 @@ class Connection:
             return
         self._cancelled_to_grow = True
         self._flush()
-
-    def _open_larger_channel(self) -> None:
-        def on_channel(channel: Any) -> None:
-            self._watch(channel)
-            self._consume_larger()
-
-        self.batcher.raise_limit_on_new_channel()
-        self._channel = self._connection.channel(on_open_callback=on_channel)
 
     def _consume_larger(self) -> None:
         old_tag = self._consumer_tag
@@ -603,14 +595,14 @@ class Connection:
             and not self._closing
         ):
             self._answers.received("depth")
-            self._open_larger_channel()
+            self.batcher.raise_limit_on_new_channel()
+            self._channel = self._connection.channel(on_open_callback=self._on_channel)
         else:
             self._finish(reason)
 
     def _finish(self, reason: BaseException) -> None:
         """Close the connection; the first *reason* is the one that is reported."""
-        if self._close_reason is None:
-            self._close_reason = reason
+        self._close_reason = self._close_reason or reason
         self._close()
 
     def _close(self) -> None:
@@ -618,8 +610,7 @@ class Connection:
             self._connection.close()
 
     def _on_disconnected(self, _connection: Any, reason: BaseException) -> None:
-        if self._close_reason is None:
-            self._close_reason = reason
+        self._close_reason = self._close_reason or reason
         # pika closes its socket in one more turn of the loop
         self._io.call_later(0, self._io.stop)
 
