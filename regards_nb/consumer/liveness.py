@@ -71,13 +71,12 @@ class MajorityProbe:
         #: whether RabbitMQ counted no more consumers after ours was added: ask at once, why
         self.is_uncounted = False
         self._channel: Any = None
-        self._is_possible = True
         self._ticks = 0
 
     def tick(self, connection: Any) -> None:
         """Ask in every `PROBE_TICKS`-th call; the queue is empty now."""
         self._ticks += 1
-        if not self._is_possible or (self._ticks % PROBE_TICKS and not self.is_uncounted):
+        if self._ticks % PROBE_TICKS and not self.is_uncounted:
             return
         if self._channel is None:
             self._channel = connection.channel(on_open_callback=self._on_open)
@@ -105,7 +104,6 @@ class MajorityProbe:
 
     def _on_channel_closed(self, _channel: Any, reason: BaseException) -> None:
         self._answers.received("majority")
-        self._is_possible = False
         if "basic.get" not in str(reason):
             self._on_closed(reason)
         elif self.is_uncounted:
