@@ -180,12 +180,11 @@ class RedeliveryMatcher:
         sequences = [s for (_, own), s in self._sequences.items() if own == properties]
         before = [(sequence, sequence.next) for sequence in sequences]
         claimed = _claim_row(sequences, digest, in_any_place=count > 1 or has_no_equal)
-        is_known = claimed is not None
         self._undo += [partial(setattr, s, "next", old) for s, old in before if s.next is not old]
         if claimed is not None:
             self._undo.append(claimed.mark(digest))
         self._undo.append(self._own.add(digest, count))
-        return is_known
+        return claimed is not None
 
     def _claim_taken_over(self, delivery: Delivery) -> bool:
         digest = fingerprint(delivery)
