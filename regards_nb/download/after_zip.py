@@ -11,9 +11,9 @@ from regards_nb.client import pausing
 from regards_nb.download.manifest import Manifest, MatchKind
 from regards_nb.download.parallel_files import Failure, fetch_files
 from regards_nb.download.pipeline import extract_zip, fetch_zip
-from regards_nb.download.places import root_and_name
+from regards_nb.download.places import files_in, root_and_name
 from regards_nb.download.records import FileChecker, is_in_zip
-from regards_nb.download.workspace import CheckedFile, Content
+from regards_nb.download.workspace import CheckedFile, ContentWriter
 from regards_nb.errors import ArchiveError, ServiceError
 from regards_nb.files import FileRecord, FileState
 from regards_nb.text import counted, size
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from regards_nb.download.context import DownloadContext, FileSource
     from regards_nb.download.extract import ZipOutcome
+    from regards_nb.download.workspace import Content
 
 _log = logging.getLogger(__name__)
 
@@ -105,21 +106,35 @@ class _Reading:
     def read(self, path: str, record: FileRecord) -> Content | None:
         """Return a file; None where it is not the verified one."""
         workspace = self._context.workspace
-        linked = workspace.link_existing(path)
-        self._folder, self._is_copied = root_and_name(path)[0], linked is None
+        link, is_linked = workspace.new_path(), True
         try:
-            content = workspace.read_existing(path, record.name, linked, self._add)
+            os.link(path, link)
+        except OSError:  # a URL, another file system, or one without links
+            is_linked = False
+        self._folder, name = root_and_name(path)
+        self._is_copied, files = not is_linked, files_in(self._folder)
+        # What is linked is only compared.
+        limit_bytes, _ = files.size_of(name)
+        writer = ContentWriter(record.name, limit_bytes, None if is_linked else workspace)
+        try:
+            for block in files.blocks(name):
+                writer.add(block)
+                self._read_bytes += len(block)
+                self._context.counter.report()
         except (OSError, ArchiveError):  # it was removed or changed meanwhile
+            writer.discard()
             return None
+        except BaseException:
+            writer.discard()
+            raise
         self._n_read += 1
+        content = writer.finish()
+        if is_linked:
+            content = content._replace(data=b"", path=link)
         if is_in_zip(record) or record.md5 in (None, content.md5):
             return content
         content.discard()
         return None
-
-    def _add(self, n_bytes: int) -> None:
-        self._read_bytes += n_bytes
-        self._context.counter.report()
 
 
 def _by_path(records: Iterable[FileRecord]) -> Iterable[tuple[str, list[FileRecord]]]:

@@ -265,11 +265,6 @@ class BucketFiles:
                     raise
                 return None
 
-    def link_to(self, name: str, path: str) -> bool:
-        """Return False: an object is copied."""
-        del name, path
-        return False
-
     # -- lines: nothing can be added to an object, so there is a folder of them
 
     def lines(self, name: str) -> Sequence[bytes]:

@@ -94,14 +94,6 @@ class FolderFiles:
         os.unlink(draft)
         return False
 
-    def link_to(self, name: str, path: str) -> bool:
-        """Link a file to a new name; return False for another file system, or one without links."""
-        try:
-            os.link(self.join(name), path)
-        except OSError:
-            return False
-        return True
-
     def lines(self, name: str) -> Sequence[bytes]:
         """Return the lines that were added under a name."""
         return (self.read(f"{name}.jsonl") or b"").splitlines()

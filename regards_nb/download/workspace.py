@@ -47,12 +47,11 @@ from regards_nb.download.disk import (
     write_all,
     write_new,
 )
-from regards_nb.download.places import files_in, root_and_name
 from regards_nb.errors import ArchiveError, WorkspaceError
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from regards_nb.download.places import Place
     from regards_nb.files import FileRecord, FileState
@@ -114,7 +113,9 @@ class Content(NamedTuple):
         """Return the content as a staged file, after writing it where it is in memory."""
         if self.path is not None:
             return self
-        return self._replace(data=b"", path=workspace.stage(self.data))
+        path = workspace.new_path()
+        write_new(path, self.data)
+        return self._replace(data=b"", path=path)
 
     def begins_with(self, blocks: Iterable[bytes]) -> bool:
         """Return whether these blocks are the beginning of the content, and not all of it."""
@@ -185,7 +186,8 @@ class ContentWriter:
             return
         with self._workspace.errors():
             if self._descriptor is None:
-                self._descriptor, self._path = self._workspace.new_staged()
+                self._path = self._workspace.new_path()
+                self._descriptor = os.open(self._path, NEW_FILE, 0o666)
                 write_all(self._descriptor, self._held)
                 self._held.clear()
             write_all(self._descriptor, data)
@@ -352,43 +354,9 @@ class Workspace:
             if usage.free < usage.total // 100:
                 raise OSError(errno.ENOSPC, "a file of unknown size would fill the disk")
 
-    def new_staged(self) -> tuple[int, str]:
-        """Make an empty file in the staging folder; return its descriptor and its path."""
-        path = f"{self._staged_prefix}{next(self._numbers)}"
-        return os.open(path, NEW_FILE, 0o666), path
-
-    def stage(self, data: bytes) -> str:
-        """Write a file into the staging folder; return its path."""
-        path = f"{self._staged_prefix}{next(self._numbers)}"
-        write_new(path, data)
-        return path
-
-    def link_existing(self, path: str) -> str | None:
-        """Link a file of another place into the staging folder; None: it must be copied."""
-        staged = f"{self._staged_prefix}{next(self._numbers)}"
-        root, name = root_and_name(path)
-        return staged if files_in(root).link_to(name, staged) else None
-
-    def read_existing(
-        self, path: str, name: str, linked: str | None, on_block: Callable[[int], object]
-    ) -> Content:
-        """Read a file of another place, which *linked* is a link to, or copy it.
-
-        *on_block* is called with the number of bytes of each block.
-        """
-        root, file_name = root_and_name(path)
-        files = files_in(root)
-        limit_bytes, _ = files.size_of(file_name)
-        writer = ContentWriter(name, limit_bytes, self if linked is None else None)
-        try:
-            for block in files.blocks(file_name):
-                writer.add(block)
-                on_block(len(block))
-        except BaseException:
-            writer.discard()
-            raise
-        content = writer.finish()
-        return content if linked is None else content._replace(data=b"", path=linked)
+    def new_path(self) -> str:
+        """Return a path in the staging folder that no file has."""
+        return f"{self._staged_prefix}{next(self._numbers)}"
 
     @contextmanager
     def errors(self) -> Iterator[None]:
