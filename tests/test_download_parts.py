@@ -207,7 +207,7 @@ def publishing(folder: Path, gate: Callable[[], object]) -> Iterator[Publisher]:
     counter = ProgressCounter(1, None, LastByte())
     with Gated(folder, gate) as workspace:
         names = FinalNames((file.file_id, file.name) for file in files)
-        yield Publisher(workspace, records, names, counter, threading.Event())
+        yield Publisher(workspace, records, names, counter)
 
 
 def verified(file_id: int) -> list[CheckedFile]:

@@ -12,11 +12,13 @@ from regards_nb.download.manifest import Manifest, MatchKind
 from regards_nb.download.parallel_files import Failure, fetch_files
 from regards_nb.download.pipeline import extract_zip, fetch_zip
 from regards_nb.download.places import files_in, root_and_name
+from regards_nb.download.publisher import raise_if_stopped
 from regards_nb.download.records import FileChecker, is_in_zip
 from regards_nb.download.workspace import CheckedFile, ContentWriter
 from regards_nb.errors import ArchiveError, ServiceError
 from regards_nb.files import FileRecord, FileState
 from regards_nb.text import counted, size
+from regards_nb.waits import pause
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -29,11 +31,11 @@ _log = logging.getLogger(__name__)
 
 #: The server saves the state of files after the last byte (protocol.md 1.0, 5). A file that it
 #: still lists counts as not downloaded only after these waits.
-SAVING_S = (0.1, 0.2, 0.4, 0.8, 1.6)
+_SAVING_S = (0.1, 0.2, 0.4, 0.8, 1.6)
 #: Fewer waits after a zip that failed: the server has then most likely no state to save.
-_SHORT_SAVING_S = SAVING_S[:3]
+_SHORT_SAVING_S = _SAVING_S[:3]
 #: Why a download waits then.
-SAVING = "REGARDS lists files that are here, and may not have saved yet that it sent them"
+_SAVING = "REGARDS lists files that are here, and may not have saved yet that it sent them"
 
 
 def fetch_missing(context: DownloadContext, outcome: ZipOutcome) -> dict[int, Failure]:
@@ -218,16 +220,22 @@ def is_external(record: FileRecord) -> bool:
 def _still_listed(context: DownloadContext, file_ids: set[int]) -> list[FileRecord]:
     """Return which of these files the server lists, after it had time to save their state."""
     rows: list[FileRecord] = []
-    stop = context.options.stop
-    for pause_s in (*_SHORT_SAVING_S, None):
+    for _ in looks(_SHORT_SAVING_S):
+        raise_if_stopped()
         listed = context.client.iter_available_files(context.order_id)
         rows = [row for row in listed if row.file_id in file_ids]
-        if not rows or pause_s is None:
+        if not rows:
             break
-        with pausing(SAVING):
-            stop.wait(pause_s)
-        context.publisher.raise_if_stopped()
     return rows
+
+
+def looks(pauses_s: Sequence[float] = _SAVING_S) -> Iterator[None]:
+    """Yield at once, and after each pause in which REGARDS may save that it sent files."""
+    yield
+    for pause_s in pauses_s:
+        with pausing(_SAVING):
+            pause(pause_s)
+        yield
 
 
 def all_files(client: FileSource, order_id: int) -> Iterator[FileRecord]:

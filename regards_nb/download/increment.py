@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from regards_nb.client import pausing, watched
+from regards_nb.client import watched
 from regards_nb.download.after_zip import (
-    SAVING,
-    SAVING_S,
     extract_kept_zips,
     fetch_missing,
     gather,
     identify,
     is_external,
+    looks,
     release,
 )
 from regards_nb.download.context import DownloadContext, DownloadOptions
@@ -43,7 +42,7 @@ from regards_nb.errors import (
 )
 from regards_nb.files import FileState
 from regards_nb.text import clean, counted, listed
-from regards_nb.waits import ended_by
+from regards_nb.waits import ended_by, is_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping, Sequence
@@ -185,10 +184,9 @@ class Downloader:
             with open_workspace(
                 self._directory, self.order_id, durable=options.durable, stop=options.stop
             ) as workspace:
-                workspace.require_space(
-                    [record.size_bytes or 0 for record in plan.missing],
-                    keeps_zip=not options.extract,
-                )
+                sizes = [record.size_bytes or 0 for record in plan.missing]
+                # A kept zip is one file.
+                workspace.require_space(sizes if options.extract else [sum(sizes)])
                 context = self._context(plan, workspace, counter)
                 outcome: ZipOutcome | None = None
                 problems: dict[int, Failure] = {}
@@ -214,21 +212,17 @@ class Downloader:
 
     def _plan(self) -> Plan:
         """Read the manifest, again while the server may still be saving its own state."""
-        stop = self._options.stop
-        for pause_s in (*SAVING_S, None):
+        for _ in looks():
             rows = self._client.iter_available_files(self.order_id)
             try:
                 self.records.relist(row for row in rows if row.file_id not in self._never_released)
             except ServiceUnreachableError:
-                if stop.is_set():
+                if is_stopped():
                     raise self._stopped() from None
                 raise
             plan = make_plan(self.records, self._options, given_up=self._failed)
-            if not plan.unreleased or pause_s is None:
+            if not plan.unreleased:
                 break
-            with pausing(SAVING):
-                if stop.wait(pause_s):
-                    break
         return plan
 
     def _context(
@@ -255,7 +249,7 @@ class Downloader:
             manifest=manifest,
             workspace=workspace,
             names=names,
-            publisher=Publisher(workspace, self.records, names, counter, self._options.stop),
+            publisher=Publisher(workspace, self.records, names, counter),
             counter=counter,
         )
 

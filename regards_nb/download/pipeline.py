@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from regards_nb.client import watched
 from regards_nb.download.extract import Extractor, ZipOutcome
 from regards_nb.download.places import files_in, root_and_name
+from regards_nb.download.publisher import raise_if_stopped
 from regards_nb.download.records import zip_name
 from regards_nb.download.workspace import CheckedFile, ContentWriter
 from regards_nb.download.zipstream import read_zip
@@ -57,7 +58,7 @@ def fetch_zip(context: DownloadContext) -> ZipOutcome:
         is_busy = isinstance(exc, NotAllowedError) and exc.status_code == 401
         if type(exc) not in (ServiceError, ServiceUnreachableError, QuotaError) and not is_busy:
             raise
-        context.publisher.raise_if_stopped()
+        raise_if_stopped()
         return ZipOutcome(failure=exc)
 
 

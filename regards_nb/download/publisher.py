@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from regards_nb.client import watched
 from regards_nb.errors import DownloadError, RegardsError
 from regards_nb.files import FileRecord, FileState
-from regards_nb.waits import in_thread, limited
+from regards_nb.waits import in_thread, is_stopped, limited
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,12 +41,18 @@ class StoppedError(DownloadError):
     """The download was asked to stop."""
 
 
+def raise_if_stopped() -> None:
+    """Raise StoppedError where the download was asked to stop."""
+    if is_stopped():
+        raise StoppedError
+
+
 class PublisherFailedError(Exception):
     """The publisher takes no more files; `Publisher.finish` raises the reason."""
 
 
 class Publisher:
-    """Gives verified files their final names and records them; *stop* ends a wait for uploads."""
+    """Gives verified files their final names and records them."""
 
     def __init__(
         self,
@@ -54,13 +60,11 @@ class Publisher:
         records: OrderRecords,
         names: FinalNames,
         counter: ProgressCounter,
-        stop: threading.Event,
     ) -> None:
         self._workspace = workspace
         self._records = records
         self._names = names
         self._counter = counter
-        self._stop = stop
         #: Guards all attributes below, and the names.
         self._changed = threading.Condition()
         self._waiting: deque[CheckedFile] = deque()
@@ -134,12 +138,7 @@ class Publisher:
                 self._record()  # several together, because each record is a request or a commit
             self._counter.report()
             if until_stopped:
-                self.raise_if_stopped()
-
-    def raise_if_stopped(self) -> None:
-        """Raise StoppedError where the download was asked to stop."""
-        if self._stop.is_set():
-            raise StoppedError
+                raise_if_stopped()
 
     def _record(self) -> None:
         with self._changed:

@@ -326,14 +326,13 @@ class Workspace:
         """
         return sum(len(file.content.data) for file in files) + _FILE_BYTES * len(files)
 
-    def needed_bytes(self, sizes: Sequence[int], *, keeps_zip: bool) -> int:
+    def needed_bytes(self, sizes: Sequence[int]) -> int:
         """Return how much room files of these sizes need on this computer."""
-        del keeps_zip
         return sum(sizes)
 
-    def require_space(self, sizes: Sequence[int], *, keeps_zip: bool = False) -> None:
+    def require_space(self, sizes: Sequence[int]) -> None:
         """Raise WorkspaceError where files of these sizes, and two per cent more, do not fit."""
-        size_bytes = self.needed_bytes(sizes, keeps_zip=keeps_zip)
+        size_bytes = self.needed_bytes(sizes)
         with self.errors():
             free_bytes = shutil.disk_usage(self.directory).free
         needed_bytes = size_bytes + size_bytes // 50
@@ -453,13 +452,10 @@ class BucketWorkspace(Workspace):
         staged = sum(file.content.size_bytes for file in files if file.content.path is not None)
         return staged + self._memory_factor * super().held_bytes(files)
 
-    def needed_bytes(self, sizes: Sequence[int], *, keeps_zip: bool) -> int:
+    def needed_bytes(self, sizes: Sequence[int]) -> int:
         """Return how much room files of these sizes need in the scratch folder."""
-        # a kept zip is staged as a whole; else one file may wait beyond the limit, and one is
-        # being written
-        total_bytes = sum(sizes)
-        most_bytes = self.waiting_bytes + 2 * max(sizes, default=0)
-        return total_bytes if keeps_zip else min(total_bytes, most_bytes)
+        # one file may wait beyond the limit, and one is being written
+        return min(sum(sizes), self.waiting_bytes + 2 * max(sizes, default=0))
 
     def _remove_orphan(self, folder: Path) -> None:
         """Remove the staging folder of a process that has died, and abort its uploads to here."""
