@@ -16,7 +16,7 @@ import stat
 import struct
 import zlib
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from regards_nb.errors import ArchiveError
 
@@ -64,26 +64,7 @@ _UNIX = 3
 _PLAIN_MODES: Final = frozenset({0, stat.S_IFREG, stat.S_IFDIR})
 
 
-class Inflater(Protocol):
-    """One deflate stream, as zlib and isal implement it."""
-
-    @property
-    def eof(self) -> bool:
-        """Whether the end of the stream was read."""
-
-    @property
-    def unused_data(self) -> Bytes:
-        """The input after the end of the stream."""
-
-    @property
-    def unconsumed_tail(self) -> bytes:
-        """The input that was not read because the output had its full length."""
-
-    def decompress(self, data: Bytes, max_length: int, /) -> bytes:
-        """Return at most *max_length* bytes."""
-
-
-_inflater: Callable[[], Inflater] = partial(zlib.decompressobj, -zlib.MAX_WBITS)
+_inflater: Callable[[], Any] = partial(zlib.decompressobj, -zlib.MAX_WBITS)
 crc32: Callable[[Bytes, int], int] = zlib.crc32
 _InflateError: type[Exception] = zlib.error
 
@@ -99,7 +80,7 @@ else:
 
 
 class _Copier:
-    """Reads an entry that is not compressed, in the way of an `Inflater`."""
+    """Reads an entry that is not compressed, in the way of an object of `zlib.decompressobj`."""
 
     unconsumed_tail = b""
 
@@ -158,7 +139,6 @@ def read_zip(blocks: Iterable[bytes]) -> Iterator[EntryBytes]:
     while stream.data.startswith(_LOCAL_MARK, stream.at):
         offset = stream.position
         name, raw_name, path, flags, method, stated = _read_header(stream)
-        inflater: Inflater
         if method == _DEFLATED:
             inflater, chunk_bytes = _inflater(), _FIRST_CHUNK_BYTES
         else:
