@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from regards_nb.client import asking_again, is_too_parallel, pausing, watched
+from regards_nb.client import asking_again, is_too_parallel, pausing
 from regards_nb.download.workspace import CheckedFile, ContentWriter
 from regards_nb.errors import (
     ArchiveError,
@@ -127,7 +127,7 @@ class _Pool:
         try:
             while (record := self._begin()) is not None:
                 try:
-                    with watched(self._context.options.last_byte), ended_by(self._halt):
+                    with ended_by(self._halt):
                         failure = self._fetch(record)
                     if failure is not None:
                         self._failed[record.file_id] = failure

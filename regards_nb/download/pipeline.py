@@ -11,7 +11,6 @@ import sys
 from concurrent.futures import wait
 from typing import TYPE_CHECKING
 
-from regards_nb.client import watched
 from regards_nb.download.extract import Extractor, ZipOutcome
 from regards_nb.download.places import files_in, root_and_name
 from regards_nb.download.publisher import raise_if_stopped
@@ -125,12 +124,11 @@ class _Pipeline:
     def _read(self) -> None:
         """Read the zip and inflate it; runs in the reader."""
         try:
-            with watched(self._context.options.last_byte):
-                for piece in read_zip(self._arriving()):
-                    self._batch.append(piece)
-                    self._batch_bytes += len(piece.data)
-                    if self._batch_bytes >= _BATCH_BYTES:
-                        self._hand_over()
+            for piece in read_zip(self._arriving()):
+                self._batch.append(piece)
+                self._batch_bytes += len(piece.data)
+                if self._batch_bytes >= _BATCH_BYTES:
+                    self._hand_over()
         finally:
             if self._copy is not None:
                 self._copy.finish()  # closes its file
