@@ -1,7 +1,7 @@
 """Download the files of an order, verify them, and give them their final names.
 
 - ``order``: a whole order, or products, without a tracker; ``increment``: what is available now;
-- ``pipeline``, ``zipstream``, ``extract``: one zip while it arrives: inflate, check, write;
+- ``pipeline``, ``zipstream``: one zip while it arrives: inflate, check, write;
 - ``manifest``: which file of the order a zip entry is; name and MD5 decide;
 - ``after_zip``: what the zip did not hold; ``parallel_files``: fetch files one by one, and give up
   a file whose MD5 goes on to differ;

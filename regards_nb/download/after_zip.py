@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from regards_nb.download.context import DownloadContext, FileSource
-    from regards_nb.download.extract import ZipOutcome
+    from regards_nb.download.pipeline import ZipOutcome
     from regards_nb.download.workspace import Content
 
 _log = logging.getLogger(__name__)

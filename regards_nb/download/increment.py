@@ -25,10 +25,9 @@ from regards_nb.download.after_zip import (
     release,
 )
 from regards_nb.download.context import DownloadContext, DownloadOptions
-from regards_nb.download.extract import ZipOutcome
 from regards_nb.download.manifest import Manifest
 from regards_nb.download.names import FinalNames
-from regards_nb.download.pipeline import fetch_zip
+from regards_nb.download.pipeline import ZipOutcome, fetch_zip
 from regards_nb.download.places import as_place, paths_of
 from regards_nb.download.progress import ProgressCounter
 from regards_nb.download.publisher import Publisher, PublisherFailedError, StoppedError

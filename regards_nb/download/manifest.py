@@ -5,7 +5,7 @@ files of the same name (``a (1).nc``), and a file may really have such a name. I
 that the order holds twice only once. So a name proposes files, and the MD5 decides, or the size
 where the manifest has no MD5.
 
-An entry whose MD5 differs never gets a final name: `extract` discards it, `after_zip` fetches the
+An entry whose MD5 differs never gets a final name: `pipeline` discards it, `after_zip` fetches the
 file alone, and one that still differs after some attempts (`parallel_files`) is FAILED.
 """
 
