@@ -23,11 +23,6 @@ class FileState(StrEnum):
     #: It was in the workspace, and is not any more. Shown by ``tracker.files``, never recorded.
     REMOVED = "REMOVED"
 
-    @property
-    def is_here(self) -> bool:
-        """Whether a file in this state is in the workspace."""
-        return self in _HERE
-
 
 _HERE = frozenset({FileState.VERIFIED, FileState.UNVERIFIED})
 

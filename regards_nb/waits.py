@@ -30,6 +30,8 @@ _Result = TypeVar("_Result")
 
 #: A call that waits for longer says what it waits for.
 SAID_AFTER_S = 1.0
+#: What Ctrl-C says before a download has begun.
+STOPPED_EARLY = "stopped before a file was fetched: call it again"
 #: Minimum time between two lines about a server that answers each of many requests late, about that
 #: of a journal, or about how far a call is.
 AGAIN_S = 5.0

@@ -29,7 +29,7 @@ from regards_nb.client.transport import BearerAuth, Transport, iter_manifest, it
 from regards_nb.errors import NotAllowedError, SettingsError, UnexpectedAnswerError
 from regards_nb.queries import check, selection
 from regards_nb.queries import fields as write_fields
-from regards_nb.waits import reads_only, stopped_by_user, user_call
+from regards_nb.waits import STOPPED_EARLY, reads_only, stopped_by_user, user_call
 
 if TYPE_CHECKING:
     import threading
@@ -50,7 +50,6 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _OWN_HEADERS = frozenset(
     {"accept-encoding", "authorization", "content-length", "cookie", "host", "scope"}
 )
-_STOPPED_EARLY = "stopped before a file was fetched: call it again"
 
 
 class RegardsClient:
@@ -515,7 +514,7 @@ class RegardsClient:
 
         return summary_frame(self._catalogue.cart(), {})
 
-    @stopped_by_user(_STOPPED_EARLY, keeps_inner=True)
+    @stopped_by_user(STOPPED_EARLY, keeps_inner=True)
     def download_products(
         self,
         products: object,
@@ -558,10 +557,9 @@ class RegardsClient:
         """
         from regards_nb.download import download_products
 
-        with stopped_by_user(_STOPPED_EARLY):
-            found = self._catalogue.online_products(
-                products, restore=restore, timeout_s=timeout_s, poll_s=poll_s
-            )
+        found = self._catalogue.online_products(
+            products, restore=restore, timeout_s=timeout_s, poll_s=poll_s
+        )
         return download_products(self, found, directory, accept_licence=accept_licence, **options)
 
     @contextmanager

@@ -303,26 +303,19 @@ class BucketFiles:
 
         key = self._start + name
         try:
-            for found, upload_id, age_s in self._uploads(key):
+            answer = self._ask("GET", "", uploads="", prefix=key)
+            # of the store that the user chose, which also has the user's files
+            for upload in ET.fromstring(answer).iterfind("{*}Upload"):  # noqa: S314
+                found, upload_id, began = (
+                    upload.findtext(f"{{*}}{tag}", "") for tag in ("Key", "UploadId", "Initiated")
+                )
+                age_s = (datetime.now(UTC) - datetime.fromisoformat(began)).total_seconds()
                 if found == key and (is_ours or age_s > _OLD_UPLOAD_S):
                     self._ask("DELETE", quote(key), uploadId=upload_id)
                     _log.info("aborted an unfinished upload of %s%s/%s", SCHEME, self._bucket, key)
         except (OSError, ET.ParseError, ValueError) as exc:
             # Not every account may list uploads. They are invisible, and cost only storage.
             _log.debug("unfinished uploads were not looked for: %s", type(exc).__name__)
-
-    def _uploads(self, prefix: str) -> Iterator[tuple[str, str, float]]:
-        """Yield key, id and age of each unfinished upload."""
-        from xml.etree import ElementTree as ET
-
-        answer = self._ask("GET", "", uploads="", prefix=prefix)
-        # the answer of the store that the user chose, which also has the user's files
-        for upload in ET.fromstring(answer).iterfind("{*}Upload"):  # noqa: S314
-            key, upload_id, began = (
-                upload.findtext(f"{{*}}{name}", "") for name in ("Key", "UploadId", "Initiated")
-            )
-            age_s = (datetime.now(UTC) - datetime.fromisoformat(began)).total_seconds()
-            yield key, upload_id, age_s
 
     def _ask(self, method: Any, path: str, **query: str) -> bytes:
         """Make a request for which obstore has no call, signed by obstore.

@@ -68,7 +68,6 @@ _MAX_SHOWN = 5
 class DownloadResult:
     """The result of one increment."""
 
-    order_id: int
     #: Files that are in place now and were not before.
     records: tuple[FileRecord, ...] = ()
     #: Texts on files that were in the way and are kept.
@@ -101,10 +100,6 @@ class Plan(NamedTuple):
     zipped: list[FileRecord]
     #: In place in another folder, to be linked or copied into this one.
     to_gather: list[FileRecord]
-
-    def __bool__(self) -> bool:
-        """Whether there is anything to do."""
-        return any(self._asdict().values())
 
     @property
     def missing(self) -> list[FileRecord]:
@@ -176,8 +171,8 @@ class Downloader:
             counter = ProgressCounter(self.order_id, options.on_progress, options.last_byte)
             counter.enter("manifest")
             plan = self._plan()
-            if not plan:
-                return DownloadResult(order_id=self.order_id)
+            if not any(plan):
+                return DownloadResult()
             placed_here = len(plan.zipped) + len(plan.to_gather)
             counter.expect(files=len(plan.missing) + placed_here, size_bytes=plan.bytes_total)
             with open_workspace(
@@ -297,9 +292,7 @@ class Downloader:
             ]
             self.records.save(failed)
             raise self.incomplete(failed, paths_of(placed))
-        return DownloadResult(
-            order_id=self.order_id, records=tuple(placed), notes=tuple(self.notes)
-        )
+        return DownloadResult(records=tuple(placed), notes=tuple(self.notes))
 
     def incomplete(
         self, failed: Sequence[FileRecord], paths: Sequence[Path]

@@ -30,7 +30,14 @@ from regards_nb.errors import (
 )
 from regards_nb.files import FileRecord, FileState
 from regards_nb.text import counted, doubled, numbered
-from regards_nb.waits import SAID_AFTER_S, growing, shown_meanwhile, stopped_by_user, words_first
+from regards_nb.waits import (
+    SAID_AFTER_S,
+    STOPPED_EARLY,
+    growing,
+    shown_meanwhile,
+    stopped_by_user,
+    words_first,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,8 +49,6 @@ if TYPE_CHECKING:
     from regards_nb.download.places import Place
     from regards_nb.download.progress import Progress
 
-#: What Ctrl-C says before a download has begun.
-_STOPPED_EARLY = "stopped before a file was fetched: call it again"
 #: Time without a file after which its length is told, and again after twice that and so on.
 _STILL_S = 5.0
 #: Only the newest orders are searched for those that block an order.
@@ -57,7 +62,7 @@ _MAX_UNANSWERED = 6
 _NO_ORDER = 0
 
 
-@stopped_by_user(_STOPPED_EARLY, keeps_inner=True)
+@stopped_by_user(STOPPED_EARLY, keeps_inner=True)
 def download_order(
     client: RegardsClient,
     order_id: int,
@@ -133,7 +138,7 @@ def download_order(
     check_paths(directory=directory)
     folder, named = as_place(directory), f"order {order_id}"
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-    with stopped_by_user(_STOPPED_EARLY), words_first(ServiceError, named):
+    with stopped_by_user(STOPPED_EARLY), words_first(ServiceError, named):
         client.order(order_id)  # raises where there is none, before anything is made here
     line = ProgressLine() if show and on_progress is None else None
     options = DownloadOptions(
@@ -143,7 +148,6 @@ def download_order(
         way=way,
         check="checksum" if checksum else "size",
         again=again,
-        gather=True,
         durable=durable,
         backoff_s=backoff_s,
     )
@@ -308,7 +312,7 @@ def _fetch_rest(client: RegardsClient, order: RemoteOrder, downloader: Downloade
         raise downloader.incomplete(failed, paths) from None
 
 
-@stopped_by_user(_STOPPED_EARLY, keeps_inner=True)
+@stopped_by_user(STOPPED_EARLY, keeps_inner=True)
 def download_products(
     client: RegardsClient,
     products: Sequence[Product],

@@ -293,7 +293,9 @@ class _Extractor:
         same_name = self._manifest.named(writer.name)
         self._note_wrong(same_name, piece.damage)
         if not same_name:
-            self._outcome.unlisted_entries.append(Content.damaged(writer.name))
+            # it matches no MD5
+            damaged = Content(writer.name, 0, md5="", data=b"", path=None)
+            self._outcome.unlisted_entries.append(damaged)
         return None
 
     def _match(self, content: Content) -> None:

@@ -241,7 +241,6 @@ class StateLog:
     def __init__(
         self, directory: Place, order_id: int, *, archive: str = "", durable: bool = True
     ) -> None:
-        self._order_id = order_id
         self._durable = durable
         self._beside = files_in(str(directory), f"order {order_id}" if order_id else "")
         digest = hashlib.sha256(archive.encode()).hexdigest()[:8]
@@ -249,8 +248,7 @@ class StateLog:
 
     def files(self, order_id: int) -> list[FileRecord]:
         """Return the records of the files, by file id."""
-        lines = self._beside.lines(self._name) if order_id == self._order_id else []
-        if not lines:
+        if not (lines := self._beside.lines(self._name)):
             return []
         import msgspec  # imported here: it takes 30 ms, and a first download reads no lines
 

@@ -104,11 +104,6 @@ class Content(NamedTuple):
             name, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest(), data, None
         )
 
-    @classmethod
-    def damaged(cls, name: str) -> Content:
-        """Return a placeholder for an entry that arrived damaged: it matches no MD5."""
-        return cls(name, 0, "", b"", None)
-
     def staged(self, workspace: Workspace) -> Content:
         """Return the content as a staged file, after writing it where it is in memory."""
         if self.path is not None:
@@ -251,8 +246,11 @@ class Workspace:
         self._numbers = itertools.count(1)
         with self.errors():
             self.directory.mkdir(parents=True, exist_ok=True)
-            for orphan in _orphans(self.directory):
-                self._remove_orphan(orphan)
+            for folder in self.directory.glob(f"{_PREFIX}*{_SUFFIX}"):
+                # another download may remove them at the same time
+                with suppress(OSError):
+                    if not folder.is_symlink() and _is_orphan(folder):
+                        self._remove_orphan(folder)
             # the scratch folder of a bucket is in a folder of all users
             self.staging.mkdir(mode=0o700)
             self._owner = self._write_owner()
@@ -485,16 +483,8 @@ def open_workspace(
     return BucketWorkspace(str(place), order_id, stop=stop)
 
 
-def _orphans(directory: Path) -> Iterator[Path]:
-    """Yield the staging folders of processes that have died."""
-    for folder in directory.glob(f"{_PREFIX}*{_SUFFIX}"):
-        # another download may remove them at the same time
-        with suppress(OSError):
-            if not folder.is_symlink() and _is_orphan(folder):
-                yield folder
-
-
 def _is_orphan(folder: Path) -> bool:
+    """Return whether a staging folder is that of a process that has died."""
     age_s = time.time() - folder.stat().st_mtime
     try:
         owner = json.loads((folder / _OWNER).read_bytes())

@@ -280,7 +280,7 @@ class _FilesOfOrder:
         """Add a file (sign 1) to the sums or subtract it (sign -1)."""
         size_bytes = (record.size_bytes or 0) * sign
         self.bytes += size_bytes
-        if record.state.is_here:
+        if record.in_place:
             self.in_place += sign
             self.in_place_bytes += size_bytes
 

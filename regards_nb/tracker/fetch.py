@@ -153,7 +153,7 @@ def fetch_order(
         running.holder = None
         was_fetched = up_to_row <= journal.fetched_row(order.tenant, order.order_id)
         if order.to_download and was_fetched and request.only_new_files:
-            return DownloadResult(order_id=order.order_id)  # by another process, meanwhile
+            return DownloadResult()  # by another process, meanwhile
         archive = archive_of(client.base_url, client.tenant)
         log = journal.file_log(client.tenant, workspace)
         # The manifest names no file that REGARDS could not prepare, or that was downloaded before,
