@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from regards_nb.download import (
     FileChecker,
     OrderRecords,
+    all_files,
     archive_of,
     order_folder,
     stopped_text,
@@ -43,7 +44,6 @@ from regards_nb.tracker.fetch import (
     WorkerCall,
     begin_processing,
     fetch_order,
-    list_others,
     submitted,
 )
 from regards_nb.tracker.shared import (
@@ -382,12 +382,12 @@ class Downloads:
         if not any(record.in_place for record in self._shared.frames.files_of(number)):
             return DownloadError(f"{deleted}, and none of them is here. {new_order}")
         log = self._shared.journal.file_log(self._sync.tenant, self._workspace)
-        with suppress(ServiceError):  # REGARDS may no longer list them
-            list_others(self._sync.client, number, log)
         archive = archive_of(self._sync.client.base_url, self._sync.client.tenant)
         folder = order_folder(self._workspace, number, archive)
-        # It records the files of the workspace of which copies elsewhere are gone.
-        OrderRecords(log, number, folder, check="size", originals=lambda: folder)
+        # This also records the files of the workspace of which copies elsewhere are gone.
+        recorded = OrderRecords(log, number, folder, check="size", originals=lambda: folder)
+        with suppress(ServiceError):  # REGARDS may no longer list them
+            recorded.expect(all_files(self._sync.client, number))
         records = self._shared.frames.files_of(number)
         checker = FileChecker(checksum=request.check == "checksum", what=f"order {number}")
         with checker.telling():

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from regards_nb.client import RegardsClient
-    from regards_nb.download import Check, FileLog, Place
+    from regards_nb.download import Check, Place
     from regards_nb.journal import Holder, Journal
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.settings import SettingsSource, WorkerSettings
@@ -156,11 +156,6 @@ def fetch_order(
             return DownloadResult()  # by another process, meanwhile
         archive = archive_of(client.base_url, client.tenant)
         log = journal.file_log(client.tenant, workspace)
-        # The manifest names no file that REGARDS could not prepare, or that was downloaded before,
-        # with this or another journal.
-        lacks_files = order.errors_row and order.ready_row
-        if lacks_files or (request.again and order.finished):
-            list_others(client, order.order_id, log)
         originals = partial(order_folder, workspace, order.order_id, archive)
         folder = request.directory or originals()
         options = DownloadOptions(
@@ -173,8 +168,14 @@ def fetch_order(
             gather=request.directory is not None,
             originals=originals,
         )
+        downloader = Downloader(client, order.order_id, folder, log, options)
+        # The manifest names no file that REGARDS could not prepare, or that was downloaded before,
+        # with this or another journal. The download asks for each of them by its id.
+        lacks_files = order.errors_row and order.ready_row
+        if lacks_files or (request.again and order.finished):
+            downloader.records.expect(all_files(client, order.order_id))
         try:
-            result = Downloader(client, order.order_id, folder, log, options).fetch()
+            result = downloader.fetch()
         except IncompleteDownloadError:
             # The server has sent the files and prepares the next ones. The journal names
             # the missing files, and the next download asks only for those.
@@ -187,16 +188,6 @@ def fetch_order(
         journal.save_fetched(order.tenant, order.order_id, up_to_row)
         running.fetched(result)
         return result
-
-
-def list_others(client: RegardsClient, order_id: int, log: FileLog) -> None:
-    """Record the files that REGARDS could not prepare or has sent already.
-
-    No manifest lists them. The download then asks for each by its id, and reports it like a file
-    that the zip did not hold.
-    """
-    known = {record.file_id for record in log.files(order_id)}
-    log.save(file for file in all_files(client, order_id) if file.file_id not in known)
 
 
 # -- a call of ``download`` on an executor
