@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from children import Child
 from conftest import client_of, login_of
 
-from regards_nb.download import Downloader, DownloadOptions
+from regards_nb.download import Downloader, DownloadOptions, paths_of
 from regards_nb.journal import Journal
 from regards_nb.simulator import FileSpec, OrderPlan, Simulator, noise
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from regards_nb.client import RegardsClient
-    from regards_nb.download import DownloadResult
     from regards_nb.files import FileRecord
     from regards_nb.journal import TenantFiles
     from regards_nb.simulator import Fault
@@ -58,10 +57,11 @@ class World:
         """What is recorded, by name."""
         return {record.name: record for record in self.log.files(self.order_id)}
 
-    def fetch(self, **options: Any) -> DownloadResult:
-        """Fetch what is available."""
+    def fetch(self, **options: Any) -> list[Path]:
+        """Fetch what is available; return the paths of the new files."""
         chosen = DownloadOptions(**{"backoff_s": 0.01, **options})
-        return Downloader(self.client, self.order_id, self.folder, self.log, chosen).fetch()
+        downloader = Downloader(self.client, self.order_id, self.folder, self.log, chosen)
+        return paths_of(downloader.fetch())
 
     @property
     def expected(self) -> dict[str, bytes]:

@@ -39,7 +39,7 @@ def main() -> None:
         except KeyboardInterrupt:
             result = {"error": "KeyboardInterrupt"}
         else:
-            result = {"paths": [str(path) for path in fetched.paths]}
+            result = {"paths": [record.path for record in fetched]}
     sys.stdout.write(json.dumps(result))
 
 

@@ -258,7 +258,7 @@ def test_each_fault_ends_in_verified_files_or_a_named_error(case: str, tmp_path:
             here.simulator.faults.add(replace(row.faults[0], name=A))
         if row.error is None:
             fetched = here.fetch(way=row.way)
-            assert {path.name for path in fetched.paths} == set(here.expected)
+            assert {path.name for path in fetched} == set(here.expected)
         else:
             with pytest.raises(row.error, match=row.says) as caught:
                 here.fetch(way=row.way)

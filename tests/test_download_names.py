@@ -166,8 +166,9 @@ def test_the_same_file_ordered_twice_is_one_file(tmp_path: Path) -> None:
     with world(tmp_path, OrderPlan(files=[same, same])) as here:
         fetched = here.fetch()
         assert here.found == {"a.nc": b"content"}
-        assert [record.path for record in fetched.records] == [str(here.folder / "a.nc")] * 2
-        assert len(fetched.paths) == 1
+        paths = [record.path for record in here.log.files(here.order_id)]
+        assert paths == [str(here.folder / "a.nc")] * 2
+        assert len(fetched) == 1
         assert here.singles == 0
 
 
@@ -178,7 +179,7 @@ def test_external_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     with world(tmp_path, plan) as here:
         fetched = here.fetch()
         assert sorted(here.found.values()) == contents(plan)
-        assert len(fetched.paths) == 3
+        assert len(fetched) == 3
         assert (here.zips, here.singles) == (1, 2)
         assert here.client.order(here.order_id).available_files == 0
 
@@ -201,10 +202,10 @@ def test_zips_of_a_real_server_library_end_in_the_right_files(name: str, tmp_pat
     ]
     plan = OrderPlan(files=files, files_per_suborder=len(files))
     with world(tmp_path, plan, RawZip(source=raw)) as here:
-        fetched = here.fetch()
+        here.fetch()
         assert here.singles == 0
         assert sorted(here.found.values()) == sorted(content for _, content in entries)
-        assert {record.state for record in fetched.records} == {FileState.VERIFIED}
+        assert {record.state for record in here.records.values()} == {FileState.VERIFIED}
 
 
 def test_a_file_called_notice_is_not_taken_for_the_notice(tmp_path: Path) -> None:
@@ -287,7 +288,7 @@ def test_files_that_the_manifest_did_not_list_are_not_lost(tmp_path: Path) -> No
         fetched = here.fetch()
         assert here.found == here.expected
         assert {record.state for record in here.records.values()} == {FileState.VERIFIED}
-        assert len(fetched.paths) == 3
+        assert len(fetched) == 3
         assert here.singles == 0
 
 

@@ -128,13 +128,13 @@ def test_an_increment_leaves_alone_what_the_user_took_away(tmp_path: Path) -> No
     with world(tmp_path, OrderPlan(n_files=6, file_bytes=100, files_per_suborder=2)) as here:
         here.simulator.wait_available(here.order_id, files=4)
         first = here.fetch()
-        for path in first.paths:
+        for path in first:
             path.unlink()
         here.simulator.wait_available(here.order_id, files=2)
         second = here.fetch()
-        assert len(second.paths) == 2
-        assert set(here.found) == {path.name for path in second.paths}
-        assert here.fetch().nothing_new
+        assert len(second) == 2
+        assert set(here.found) == {path.name for path in second}
+        assert here.fetch() == []
 
 
 def test_a_file_says_when_it_was_fetched(tmp_path: Path) -> None:
@@ -156,9 +156,9 @@ def test_a_file_says_when_it_was_fetched(tmp_path: Path) -> None:
 def test_nothing_new_is_no_error(tmp_path: Path) -> None:
     """Before anything is ready, and after everything was fetched."""
     with world(tmp_path) as here:
-        assert not here.fetch().nothing_new
+        assert here.fetch()
         again = here.fetch()
-        assert (again.nothing_new, again.paths, again.records) == (True, [], ())
+        assert again == []
         assert here.zips == 1
 
 
@@ -166,7 +166,7 @@ def test_a_server_that_saves_late_is_waited_for(tmp_path: Path) -> None:
     """Files that are still listed right after their zip are not fetched twice."""
     with world(tmp_path, None, LateSave(delay_s=0.5)) as here:
         here.fetch()
-        assert here.fetch().nothing_new
+        assert here.fetch() == []
         assert (here.zips, here.singles) == (1, 0)
 
 
@@ -181,7 +181,7 @@ def test_what_failed_is_tried_again_by_the_next_increment(tmp_path: Path) -> Non
         assert record.error is not None
         assert "no longer has this file" in record.error
         here.simulator.faults.remove(gone)
-        assert [path.name for path in here.fetch().paths] == ["file_00002.bin"]
+        assert [path.name for path in here.fetch()] == ["file_00002.bin"]
         assert here.found == here.expected
         assert here.records["file_00002.bin"].error is None
 
@@ -203,10 +203,10 @@ def test_external_files_go_by_the_zip(tmp_path: Path) -> None:
     """Fetched one by one they would keep the order waiting for ever."""
     files = files_named("a.nc", reference=True) + files_named("b.nc")
     with world(tmp_path, OrderPlan(files=files, files_per_suborder=2)) as here:
-        fetched = here.fetch()
+        here.fetch()
         assert here.found == here.expected
         assert (here.zips, here.singles) == (1, 0)
-        states = {record.name: record.state for record in fetched.records}
+        states = {record.name: record.state for record in here.records.values()}
         assert states == {"a.nc": FileState.UNVERIFIED, "b.nc": FileState.VERIFIED}
         assert here.records["a.nc"].size_bytes == 20_000
 
@@ -216,21 +216,21 @@ def test_files_without_a_checksum_are_checked_by_size(tmp_path: Path) -> None:
     files = files_named("a.nc", "b.nc", has_checksum=False)
     plan = OrderPlan(files=files, files_per_suborder=2)
     with world(tmp_path, plan, MissingEntry(name="b.nc")) as here:
-        fetched = here.fetch()
+        here.fetch()
         assert here.found == here.expected
         assert here.singles == 1
-        assert {record.state for record in fetched.records} == {FileState.UNVERIFIED}
+        assert {record.state for record in here.records.values()} == {FileState.UNVERIFIED}
 
 
 def test_the_zip_itself_can_be_kept(tmp_path: Path) -> None:
     """extract=False: one verified zip instead of its files."""
     with world(tmp_path, OrderPlan(n_files=4, file_bytes=90_000, files_per_suborder=4)) as here:
         fetched = here.fetch(extract=False)
-        assert [path.name for path in fetched.paths] == [f"order_{here.order_id}.zip"]
-        with zipfile.ZipFile(fetched.paths[0]) as archive:
+        assert [path.name for path in fetched] == [f"order_{here.order_id}.zip"]
+        with zipfile.ZipFile(fetched[0]) as archive:
             assert {name: archive.read(name) for name in archive.namelist()} == here.expected
         assert {record.state for record in here.records.values()} == {FileState.VERIFIED}
-        assert here.fetch(extract=False).nothing_new
+        assert here.fetch(extract=False) == []
 
 
 def test_a_kept_zip_is_one_path_and_is_extracted_later(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_kept_zip_is_one_path_and_is_extracted_later(tmp_path: Path) -> None:
 def test_files_that_a_kept_zip_no_longer_holds_are_fetched(tmp_path: Path) -> None:
     """A kept zip that was cut gives the files that are whole in it; the others are fetched."""
     with world(tmp_path, OrderPlan(n_files=4, file_bytes=90_000, files_per_suborder=4)) as here:
-        (path,) = here.fetch(extract=False).paths
+        (path,) = here.fetch(extract=False)
         with path.open("r+b") as file:
             file.truncate(200_000)
         here.fetch()

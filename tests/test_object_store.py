@@ -79,9 +79,9 @@ def test_files_of_an_order_become_objects(way: str, bucket: TestBucket, tmp_path
             here.order_id = here.simulator.order(plan)
             here.simulator.wait_available(here.order_id, files=len(files))
             result = here.fetch(way=way)
-        assert {path.name for path in on_disk.paths} == {path.name for path in result.paths}
+        assert {path.name for path in on_disk} == {path.name for path in result}
         assert bucket.objects() == {f"12/{name}": data for name, data in disk.items()}
-        for path in result.paths:
+        for path in result:
             assert isinstance(path, UPath)
             data = disk[path.name]
             assert str(path) == f"{bucket.url}/12/{path.name}"
@@ -149,7 +149,7 @@ def test_a_name_in_use_is_kept_and_the_file_gets_a_number(
         bucket.put("12/b.nc", content["b.nc"])
         md5 = hashlib.md5(content["c.nc"]).hexdigest()
         bucket.put("12/c.nc", content["c.nc"], Metadata={"md5": md5})
-        names = {path.name for path in here.fetch().paths}
+        names = {path.name for path in here.fetch()}
         assert names == {"a (2).nc", "b.nc", "c.nc"}
         assert bucket.objects() == {
             "12/a.nc": b"the user's",
@@ -173,7 +173,7 @@ def test_a_name_that_is_taken_meanwhile_is_not_replaced(
                 bucket.put("12/a.nc", b"the user's")
 
         result = here.fetch(on_progress=put)
-        assert [path.name for path in result.paths] == ["a (2).nc"]
+        assert [path.name for path in result] == ["a (2).nc"]
         assert bucket.objects()["12/a.nc"] == b"the user's"
 
 

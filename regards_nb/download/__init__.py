@@ -20,7 +20,6 @@ from regards_nb.download.disk import FolderFiles as FolderFiles
 from regards_nb.download.disk import link_without_replacing as link_without_replacing
 from regards_nb.download.disk import lock_if_free as lock_if_free
 from regards_nb.download.increment import Downloader as Downloader
-from regards_nb.download.increment import DownloadResult as DownloadResult
 from regards_nb.download.increment import make_plan as make_plan
 from regards_nb.download.increment import takes_zip as takes_zip
 from regards_nb.download.manifest import MAX_NOTICE_BYTES as MAX_NOTICE_BYTES

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -62,26 +61,6 @@ _MAX_ZIP_FILE_BYTES = 2 << 30
 _FEW_FILES, _LARGE_BYTES = 8, 512 << 20
 #: Maximum number of missing files that an error text names; the error holds all of them.
 _MAX_SHOWN = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DownloadResult:
-    """The result of one increment."""
-
-    #: Files that are in place now and were not before.
-    records: tuple[FileRecord, ...] = ()
-    #: Texts on files that were in the way and are kept.
-    notes: tuple[str, ...] = ()
-
-    @property
-    def nothing_new(self) -> bool:
-        """Whether the server had only files that are in place already."""
-        return not self.records
-
-    @property
-    def paths(self) -> list[Path]:
-        """The paths of these files."""
-        return paths_of(self.records)
 
 
 _id = attrgetter("file_id")
@@ -161,10 +140,10 @@ class Downloader:
         self._failed.clear()
         return any_failed
 
-    def fetch(self) -> DownloadResult:
+    def fetch(self) -> list[FileRecord]:
         """Fetch all files of the order that are available now, and verify them.
 
-        Raises as `download_order` does.
+        Return those that are in place now and were not before. Raises as `download_order` does.
         """
         options = self._options
         with watched(options.last_byte), ended_by(options.stop):
@@ -172,7 +151,7 @@ class Downloader:
             counter.enter("manifest")
             plan = self._plan()
             if not any(plan):
-                return DownloadResult()
+                return []
             placed_here = len(plan.zipped) + len(plan.to_gather)
             counter.expect(files=len(plan.missing) + placed_here, size_bytes=plan.bytes_total)
             with open_workspace(
@@ -269,8 +248,8 @@ class Downloader:
             f"{counted(len(self.records.placed), 'file')} in place"
         )
 
-    def _result(self, plan: Plan, problems: Mapping[int, Failure]) -> DownloadResult:
-        """Record what failed, and return or raise what came of it."""
+    def _result(self, plan: Plan, problems: Mapping[int, Failure]) -> list[FileRecord]:
+        """Record what failed, and raise it or return the new files."""
         planned = {record.file_id for record in (*plan.missing, *plan.zipped, *plan.to_gather)}
         if not planned <= self.records.placed:
             # another download of the same order may have fetched them
@@ -292,7 +271,7 @@ class Downloader:
             ]
             self.records.save(failed)
             raise self.incomplete(failed, paths_of(placed))
-        return DownloadResult(records=tuple(placed), notes=tuple(self.notes))
+        return placed
 
     def incomplete(
         self, failed: Sequence[FileRecord], paths: Sequence[Path]

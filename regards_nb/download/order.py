@@ -255,7 +255,7 @@ def _fetch_until_finished(
 def _fetch_ready(downloader: Downloader) -> bool:
     """Fetch one increment; return whether files came. Failed files are retried at the end."""
     try:
-        return not downloader.fetch().nothing_new
+        return bool(downloader.fetch())
     except IncompleteDownloadError as exc:
         return bool(exc.paths)
 

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import TypeAlias
 
-    from regards_nb.download import DownloadResult
     from regards_nb.events import OrderEvent
     from regards_nb.journal import Journal
     from regards_nb.orders import OrderKey, OrderState
@@ -458,7 +457,7 @@ class AutoDownload:
         self._downloads.automatic.discard(self)
         return self._downloads.leave(self, is_stopped=is_stopped)
 
-    def _ended(self, order: OrderState, done: Future[DownloadResult]) -> None:
+    def _ended(self, order: OrderState, done: Future[None]) -> None:
         if done.cancelled():
             return
         error, tries = done.exception(), self._tries.setdefault(order.key, _Tries())

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from contextlib import AbstractContextManager
 
-    from regards_nb.download import DownloadResult, Place
+    from regards_nb.download import Place
     from regards_nb.files import FileRecord
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.fetch import Submit
@@ -104,8 +104,8 @@ class Downloads:
         submit: Submit | None = None,
         *,
         caller: object,
-        on_end: Callable[[Future[DownloadResult]], object] = lambda _: None,
-    ) -> Future[DownloadResult]:
+        on_end: Callable[[Future[None]], object] = lambda _: None,
+    ) -> Future[None]:
         """Download the ready files of *order*; return the running download if it does the same.
 
         A download with another request begins when the running one has ended, and so does one after
@@ -151,7 +151,7 @@ class Downloads:
         *,
         caller: object = None,
         is_repeated: bool = False,
-    ) -> Future[DownloadResult]:
+    ) -> Future[None]:
         """Download in the background; keep an error for the display and the next call.
 
         That REGARDS refuses the order of another user is no error: the views say whose it is.
@@ -159,7 +159,7 @@ class Downloads:
         """
         errors, what = self._shared.errors, f"downloading order {order.order_id}"
 
-        def ended(done: Future[DownloadResult]) -> None:
+        def ended(done: Future[None]) -> None:
             error = None if done.cancelled() else done.exception()
             if error is None or (is_repeated and isinstance(error, IncompleteDownloadError)):
                 return  # a success withdraws earlier errors, see `_ended`
@@ -498,10 +498,10 @@ class Downloads:
         with suppress(ServiceError):
             self._sync.look_up(order_id)
 
-    def _fetched(self, order_id: int, result: DownloadResult | None) -> None:
-        for text in () if result is None else result.notes:
+    def _fetched(self, order_id: int, notes: Iterable[str] = (), *, is_new: bool) -> None:
+        for text in notes:
             self._shared.errors.note(text)
-        if result is None or result.nothing_new:
+        if not is_new:
             self._ask_again(order_id)
 
     def _ended(self, order_id: int, running: RunningDownload) -> None:

@@ -28,7 +28,6 @@ from regards_nb.client import watched
 from regards_nb.download import (
     Downloader,
     DownloadOptions,
-    DownloadResult,
     all_files,
     archive_of,
     as_place,
@@ -113,7 +112,7 @@ def fetch_order(
     running: RunningDownload,
     *,
     workspace: Place,
-) -> DownloadResult:
+) -> None:
     """Download the ready files of an order that has a number, and record them in the journal.
 
     One process at a time does it, of all that share the journal. The others wait, and then fetch
@@ -153,7 +152,7 @@ def fetch_order(
         running.holder = None
         was_fetched = up_to_row <= journal.fetched_row(order.tenant, order.order_id)
         if order.to_download and was_fetched and request.only_new_files:
-            return DownloadResult()  # by another process, meanwhile
+            return  # by another process, meanwhile
         archive = archive_of(client.base_url, client.tenant)
         log = journal.file_log(client.tenant, workspace)
         originals = partial(order_folder, workspace, order.order_id, archive)
@@ -175,19 +174,18 @@ def fetch_order(
         if lacks_files or (request.again and order.finished):
             downloader.records.expect(all_files(client, order.order_id))
         try:
-            result = downloader.fetch()
+            new = downloader.fetch()
         except IncompleteDownloadError:
             # The server has sent the files and prepares the next ones. The journal names
             # the missing files, and the next download asks only for those.
             journal.save_fetched(order.tenant, order.order_id, up_to_row)
-            running.fetched(None)
+            running.fetched(is_new=False)
             raise
         except NotAllowedError:
-            running.fetched(None)  # perhaps it belongs to another user
+            running.fetched(is_new=False)  # perhaps it belongs to another user
             raise
         journal.save_fetched(order.tenant, order.order_id, up_to_row)
-        running.fetched(result)
-        return result
+        running.fetched(downloader.notes, is_new=bool(new))
 
 
 # -- a call of ``download`` on an executor

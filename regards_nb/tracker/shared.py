@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from regards_nb.consumer import Health
-    from regards_nb.download import DownloadResult, Progress
+    from regards_nb.download import Progress
     from regards_nb.frames import Frames, States
     from regards_nb.journal import Holder, Journal, Position
     from regards_nb.orders import OrderState
@@ -346,13 +346,14 @@ class RunningDownload:
     holder: Holder | None = None
     #: The download of the order before this one, until that has ended.
     before: RunningDownload | None = None
-    future: Future[DownloadResult] = field(init=False)
+    future: Future[None] = field(init=False)
     #: Whether it has ended once no file of the order waits: of a worker, only the journal tells.
     ends_with_files: bool = False
     #: Called after a change of the above.
     changed: Callable[[], object] = lambda: None
-    #: Called with the result before it is returned; None: some or all files did not come.
-    fetched: Callable[[DownloadResult | None], object] = lambda _: None
+    #: Called at the end with texts on files that were in the way, and whether all files came and
+    #: some are new.
+    fetched: Callable[..., object] = lambda *_, **__: None
 
     @property
     def active(self) -> RunningDownload:
