@@ -8,7 +8,6 @@ never shown, because it may hold the secret key.
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import mmap
 import os
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 from regards_nb.client import asking_again, byte_came, pausing, waiting
+from regards_nb.download.disk import md5_of
 from regards_nb.errors import DownloadError, WorkspaceError
 from regards_nb.files import SCHEME
 from regards_nb.text import clean, is_loopback, size
@@ -190,8 +190,7 @@ class BucketFiles:
 
     def create_small(self, name: str, data: bytes) -> bool:
         """Create an object with a few bytes; return False, and do nothing, where it exists."""
-        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        return self.create(name, data, len(data), md5)
+        return self.create(name, data, len(data), md5_of([data]))
 
     def _put(
         self, name: str, source: bytes | str, size_bytes: int, attributes: Any, replaces: str | None
@@ -243,10 +242,7 @@ class BucketFiles:
             return False
         if found.md5 is not None and not reads:
             return found.md5 == md5
-        digest = hashlib.md5(usedforsecurity=False)
-        for block in self.blocks(name):
-            digest.update(block)
-        return digest.hexdigest() == md5
+        return md5_of(self.blocks(name)) == md5
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a small object; None where there is none."""

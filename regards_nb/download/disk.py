@@ -22,7 +22,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 #: The folder for what is recorded beside the files, in the folder of the files.
 STATE_FOLDER = ".regards"
@@ -58,7 +58,7 @@ class FolderFiles:
         """Return whether a plain file has this size and MD5; a link to one does not count."""
         del reads  # no MD5 is recorded beside a file: it is always read
         try:
-            return self.size_of(name) == (size_bytes, True) and self._md5(name) == md5
+            return self.size_of(name) == (size_bytes, True) and md5_of(self.blocks(name)) == md5
         except OSError:  # it cannot be read, or was removed meanwhile
             return False
 
@@ -70,12 +70,6 @@ class FolderFiles:
                 if is_stopped():
                     raise DownloadError(f"the download was stopped while {path} was read")
                 yield block
-
-    def _md5(self, name: str) -> str:
-        digest = hashlib.md5(usedforsecurity=False)
-        for block in self.blocks(name):
-            digest.update(block)
-        return digest.hexdigest()
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a small file; None where there is none."""
@@ -122,6 +116,14 @@ class FolderFiles:
             os.makedirs(state, exist_ok=True)
             # the history of one person's downloads does not belong into a repository
             Path(state, ".gitignore").write_text("*\n", encoding="utf-8")
+
+
+def md5_of(blocks: Iterable[bytes]) -> str:
+    """Return the MD5 of content."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def write_all(descriptor: int, data: bytes | bytearray) -> None:

@@ -125,17 +125,8 @@ class ProgressCounter:
         if not now and time_s < self._next_report_s:
             return
         self._next_report_s = time_s + _INTERVAL_S
-        try:
-            self._on_progress(self.snapshot())
-        except Exception:  # noqa: BLE001 - it is the user's code
-            # An error in a progress bar must not end a download: log it once, then do not call it.
-            self._on_progress = None
-            _log.exception("on_progress failed; the download goes on without it")
-
-    def snapshot(self) -> Progress:
-        """Return how far the download is now."""
         with self._lock:
-            return Progress(
+            progress = Progress(
                 order_id=self._order_id,
                 files_done=self._files_done,
                 files_total=self._files_total,
@@ -143,9 +134,15 @@ class ProgressCounter:
                 bytes_total=self._bytes_total,
                 verified=self._verified,
                 phase=self._phase,
-                elapsed_s=time.monotonic() - self._started_s,
+                elapsed_s=time_s - self._started_s,
                 silence=self.last_byte.text(_name(self._order_id)),
             )
+        try:
+            self._on_progress(progress)
+        except Exception:  # noqa: BLE001 - it is the user's code
+            # An error in a progress bar must not end a download: log it once, then do not call it.
+            self._on_progress = None
+            _log.exception("on_progress failed; the download goes on without it")
 
 
 class ProgressLine:
