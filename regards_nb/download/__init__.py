@@ -47,10 +47,11 @@ from regards_nb.download.progress import ProgressLine as ProgressLine
 from regards_nb.download.publisher import Publisher as Publisher
 from regards_nb.download.publisher import PublisherFailedError as PublisherFailedError
 from regards_nb.download.records import Check as Check
-from regards_nb.download.records import FileChecker as FileChecker
 from regards_nb.download.records import FileLog as FileLog
+from regards_nb.download.records import FileProblem as FileProblem
 from regards_nb.download.records import OrderRecords as OrderRecords
 from regards_nb.download.records import StateLog as StateLog
+from regards_nb.download.records import problems as problems
 from regards_nb.download.workspace import CheckedFile as CheckedFile
 from regards_nb.download.workspace import Content as Content
 from regards_nb.download.workspace import Workspace as Workspace

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from regards_nb.client import pausing
@@ -21,7 +21,7 @@ from regards_nb.files import FileRecord, FileState, is_url
 from regards_nb.waits import said_meanwhile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from regards_nb.download.bucket import BucketFiles
     from regards_nb.download.disk import FolderFiles
@@ -55,6 +55,7 @@ class OrderRecords:
     ) -> None:
         self._log = log
         self._order_id = order_id
+        self._what = f"order {order_id}"
         self._start = _start_of(directory)
         self._check = check
         self._originals = originals
@@ -73,15 +74,12 @@ class OrderRecords:
 
     def read(self) -> None:
         """Read what the log has now; other processes may have written to it."""
-        checker = FileChecker(checksum=self._check == "checksum", what=f"order {self._order_id}")
-        wrong: list[FileRecord] = []
-        with checker.telling():
-            for record in self._log.files(self._order_id):
-                is_looked_at = self._check != "none" and record.in_place
-                if is_looked_at and checker.problem(record) is not None:
-                    wrong.append(record)
-                    self.suspect.add(record.path or "")
-                self.known[record.file_id] = record
+        records = list(self._log.files(self._order_id))
+        self.known.update((record.file_id, record) for record in records)
+        if self._check == "none":
+            return
+        wrong = problems(records, checksum=self._check == "checksum", what=self._what)
+        self.suspect.update(record.path or "" for record in wrong)
         self.known.update((record.file_id, _missing(record)) for record in wrong)
         self._use_originals([record for record in wrong if record.md5])
 
@@ -90,11 +88,10 @@ class OrderRecords:
         if not wrong or self._originals is None:
             return
         start = _start_of(self._originals())
-        checker = FileChecker(checksum=True, what=f"order {self._order_id}")
-        with checker.telling():
-            here = [each._replace(path=start + os.path.basename(each.path or "")) for each in wrong]  # noqa: PTH119
-            others = [record for record in here if record.path not in self.suspect]
-            self._save([record for record in others if checker.problem(record) is None])
+        here = [each._replace(path=start + os.path.basename(each.path or "")) for each in wrong]  # noqa: PTH119
+        others = [record for record in here if record.path not in self.suspect]
+        gone = problems(others, checksum=True, what=self._what)
+        self._save([record for record in others if record not in gone])
 
     def of(self, file_ids: Iterable[int]) -> list[FileRecord]:
         """Return the records of some files, by file id."""
@@ -156,50 +153,51 @@ class FileProblem(NamedTuple):
     found_bytes: int | None
 
 
-class FileChecker:
-    """Compares files with their records; each prefix of a bucket is listed once.
+def problems(
+    records: Iterable[FileRecord], *, checksum: bool, what: str = ""
+) -> dict[FileRecord, FileProblem]:
+    """Return which of the files that are in place differ from their records.
 
-    With *checksum* also reads the files and compares their MD5, where the manifest gave one. *what*
-    is what the files belong to, such as ``order 12``, for error texts of a bucket.
+    With *checksum* their MD5 is compared, too, where the manifest gave one: that may take minutes,
+    and is told. *what* is what the files belong to, such as ``order 12``, for this and for errors
+    of a bucket.
     """
+    found: dict[FileRecord, FileProblem] = {}
+    #: Each prefix of a bucket is listed once.
+    roots: dict[str, FolderFiles | BucketFiles] = {}
+    with ExitStack() as told:
+        if checksum:
+            text = f"comparing the files in place{what and f' of {what}'} with their MD5"
+            told.enter_context(said_meanwhile(text))
+            told.enter_context(pausing(text))
+        for record in records:
+            if not record.in_place:
+                continue
+            root, name = root_and_name(record.path or "")
+            files = roots[root] = roots.get(root) or files_in(root, what)
+            if problem := _problem(record, files, name, checksum=checksum):
+                found[record] = problem
+    return found
 
-    def __init__(self, *, checksum: bool, what: str = "") -> None:
-        self._what = what
-        self._checksum = checksum
-        self._roots: dict[str, FolderFiles | BucketFiles] = {}
 
-    @contextmanager
-    def telling(self) -> Iterator[None]:
-        """Tell in the block that the MD5 of files are compared, which may take minutes."""
-        if not self._checksum:
-            yield
-            return
-        text = f"comparing the files in place{self._what and f' of {self._what}'} with their MD5"
-        with said_meanwhile(text), pausing(text):
-            yield
-
-    def problem(self, record: FileRecord) -> FileProblem | None:
-        """Return the fault of a file that is in place, or None.
-
-        A file in a kept zip is right if the zip is there.
-        """
-        root, name = root_and_name(record.path or "")
-        if (files := self._roots.get(root)) is None:
-            files = self._roots[root] = files_in(root, self._what)
-        size_bytes, is_file = files.size_of(name)
-        if size_bytes is None:
-            return FileProblem("missing", None)
-        if not is_file:
-            return FileProblem("changed", size_bytes)
-        if is_in_zip(record) or record.size_bytes is None:
-            return None
-        if size_bytes != record.size_bytes:
-            is_cut = size_bytes < record.size_bytes
-            return FileProblem("cut" if is_cut else "changed", size_bytes)
-        is_read = self._checksum and record.md5 is not None
-        if is_read and not files.has(name, size_bytes, record.md5 or "", reads=True):
-            return FileProblem("changed", size_bytes)
+def _problem(
+    record: FileRecord, files: FolderFiles | BucketFiles, name: str, *, checksum: bool
+) -> FileProblem | None:
+    size_bytes, is_file = files.size_of(name)
+    if size_bytes is None:
+        return FileProblem("missing", None)
+    if not is_file:
+        return FileProblem("changed", size_bytes)
+    # of a file in a kept zip only the zip is looked for
+    if is_in_zip(record) or record.size_bytes is None:
         return None
+    if size_bytes != record.size_bytes:
+        is_cut = size_bytes < record.size_bytes
+        return FileProblem("cut" if is_cut else "changed", size_bytes)
+    is_read = checksum and record.md5 is not None
+    if is_read and not files.has(name, size_bytes, record.md5 or "", reads=True):
+        return FileProblem("changed", size_bytes)
+    return None
 
 
 def zip_name(order_id: int) -> str:

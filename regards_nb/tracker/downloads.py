@@ -18,11 +18,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from regards_nb.download import (
-    FileChecker,
     OrderRecords,
     all_files,
     archive_of,
     order_folder,
+    problems,
     stopped_text,
 )
 from regards_nb.errors import (
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from contextlib import AbstractContextManager
 
-    from regards_nb.download import Place
+    from regards_nb.download import FileProblem, Place
     from regards_nb.files import FileRecord
     from regards_nb.orders import OrderKey, OrderState
     from regards_nb.tracker.fetch import Submit
@@ -389,9 +389,8 @@ class Downloads:
         with suppress(ServiceError):  # REGARDS may no longer list them
             recorded.expect(all_files(self._sync.client, number))
         records = self._shared.frames.files_of(number)
-        checker = FileChecker(checksum=request.check == "checksum", what=f"order {number}")
-        with checker.telling():
-            lost = {r.name: why for r in records if (why := _why_missing(r, checker))}
+        wrong = problems(records, checksum=request.check == "checksum", what=order.name)
+        lost = {r.name: why for r in records if (why := _why_missing(r, wrong.get(r)))}
         # REGARDS tells a number; no manifest has named these files.
         unnamed = max((order.files_total or 0) - len(records), 0)
         # A sub-order was not prepared, or not downloaded after that.
@@ -543,11 +542,10 @@ def _old_files(order: OrderState, request: DownloadRequest) -> str:
     )
 
 
-def _why_missing(record: FileRecord, checker: FileChecker) -> str:
+def _why_missing(record: FileRecord, found: FileProblem | None) -> str:
     """Return why a file of a deleted order is missing or damaged; empty if it is neither."""
     if not record.in_place:
         return clean(record.error) if record.error else "not downloaded"
-    found = checker.problem(record)
     return "" if found is None else found.problem
 
 
