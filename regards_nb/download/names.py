@@ -70,9 +70,7 @@ def collision_key(name: str) -> str:
     True
     """
     if name.isascii():
-        lowered = name.lower()
-        # there may be very many: the name itself takes no memory of its own
-        return name if name == lowered else lowered
+        return name.lower()
     folded = unicodedata.normalize("NFD", name).casefold()
     return unicodedata.normalize("NFD", folded)
 

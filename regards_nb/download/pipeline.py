@@ -117,7 +117,6 @@ class _Pipeline:
         self._batch: list[EntryBytes] = []
         self._batch_bytes = 0
         self._halted = False
-        self._write_failure: BaseException | None = None
 
     def run(self) -> ZipOutcome:
         """Return when everything that arrived was extracted."""
@@ -133,7 +132,7 @@ class _Pipeline:
                 self._pieces.put(None)
             wait([writer])
             self._extractor.close()
-        failure = self._write_failure or reader.exception()
+        failure = writer.exception() or reader.exception()
         if failure is not None and not isinstance(failure, ServiceError | ArchiveError):
             raise failure
         outcome = self._extractor.finish(failure)
@@ -177,14 +176,14 @@ class _Pipeline:
 
     def _write(self) -> None:
         """Pass the pieces to the extractor; runs in the writer."""
-        while (pieces := self._pieces.get()) is not None:
-            if self._write_failure is not None:
-                continue  # the reader may wait for room in the queue
-            try:
+        try:
+            while (pieces := self._pieces.get()) is not None:
                 self._extractor.take(pieces)
-            except BaseException as exc:  # noqa: BLE001 - not swallowed: run() raises or returns it
-                self._write_failure = exc
-                self._halt()
+        except BaseException:
+            self._halt()
+            while self._pieces.get() is not None:
+                pass  # the reader may wait for room in the queue
+            raise
 
     def _halt(self) -> None:
         """Let the reader end, from any thread: it reads no other block."""
