@@ -712,7 +712,7 @@ def test_orders_of_two_tenants_with_one_number_have_their_own_files(journal: Jou
     frames = Frames(journal, None)
     for tenant in ("one", "two"):
         append(journal, GRANTED | {"correlationId": tenant}, tenant=tenant)
-        record = FileRecord(order_id=5, file_id=1, name=f"{tenant}.nc", state=FileState.VERIFIED)
+        record = FileRecord(5, 1, f"{tenant}.nc", path="/there", state=FileState.VERIFIED)
         journal.file_log(tenant).save([record])
     files = frames.files
     assert list(zip(files["correlation_id"], files["name"], strict=True)) == [
@@ -760,7 +760,7 @@ def test_a_file_that_changes_is_counted_once(journal: Journal) -> None:
     frames, log = Frames(journal, "tenant"), journal.file_log("tenant")
     append(journal, GRANTED)
     file = FileRecord(order_id=5, file_id=1, name="a", size_bytes=10)
-    there = file._replace(state=FileState.VERIFIED, size_bytes=12)
+    there = file._replace(state=FileState.VERIFIED, size_bytes=12, path="/there")
     for record, in_place in ((file, (0, 0)), (there, (1, 12)), (there, (1, 12)), (file, (0, 0))):
         log.save([record])
         (state,) = frames.states()
