@@ -51,7 +51,7 @@ from regards_nb.download.records import FileLog as FileLog
 from regards_nb.download.records import FileProblem as FileProblem
 from regards_nb.download.records import OrderRecords as OrderRecords
 from regards_nb.download.records import StateLog as StateLog
-from regards_nb.download.records import problems as problems
+from regards_nb.download.records import compare_files as compare_files
 from regards_nb.download.workspace import CheckedFile as CheckedFile
 from regards_nb.download.workspace import Content as Content
 from regards_nb.download.workspace import Workspace as Workspace

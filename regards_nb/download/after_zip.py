@@ -13,7 +13,7 @@ from regards_nb.download.parallel_files import Failure, fetch_files
 from regards_nb.download.pipeline import extract_zip, fetch_zip
 from regards_nb.download.places import files_in, root_and_name
 from regards_nb.download.publisher import raise_if_stopped
-from regards_nb.download.records import is_in_zip, problems
+from regards_nb.download.records import compare_files, is_in_zip
 from regards_nb.download.workspace import CheckedFile, ContentWriter
 from regards_nb.errors import ArchiveError, ServiceError
 from regards_nb.files import FileRecord, FileState
@@ -73,7 +73,7 @@ def gather(context: DownloadContext, others: Iterable[FileRecord]) -> None:
     """
     files = list(_by_path(others))
     reading = _Reading(context, files)
-    wrong = problems((records[0] for _, records in files), checksum=False)
+    wrong = compare_files((records[0] for _, records in files), checksum=False)
     with pausing(reading.text):
         for path, records in files:
             first = records[0]

@@ -78,7 +78,7 @@ class OrderRecords:
         self.known.update((record.file_id, record) for record in records)
         if self._check == "none":
             return
-        wrong = problems(records, checksum=self._check == "checksum", what=self._what)
+        wrong = compare_files(records, checksum=self._check == "checksum", what=self._what)
         self.suspect.update(record.path or "" for record in wrong)
         self.known.update((record.file_id, _missing(record)) for record in wrong)
         self._use_originals([record for record in wrong if record.md5])
@@ -90,7 +90,7 @@ class OrderRecords:
         start = _start_of(self._originals())
         here = [each._replace(path=start + os.path.basename(each.path or "")) for each in wrong]  # noqa: PTH119
         others = [record for record in here if record.path not in self.suspect]
-        gone = problems(others, checksum=True, what=self._what)
+        gone = compare_files(others, checksum=True, what=self._what)
         self._save([record for record in others if record not in gone])
 
     def of(self, file_ids: Iterable[int]) -> list[FileRecord]:
@@ -153,7 +153,7 @@ class FileProblem(NamedTuple):
     found_bytes: int | None
 
 
-def problems(
+def compare_files(
     records: Iterable[FileRecord], *, checksum: bool, what: str = ""
 ) -> dict[FileRecord, FileProblem]:
     """Return which of the files that are in place differ from their records.

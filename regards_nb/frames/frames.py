@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 import pandas as pd
 
-from regards_nb.download import problems
+from regards_nb.download import compare_files
 from regards_nb.errors import JournalError
 from regards_nb.events import OrderEvent, OrderStatus, decode, utc
 from regards_nb.files import FileState, is_url
@@ -459,7 +459,7 @@ class Frames:
             lambda: [file for file in self._states.files if file.record.in_place], exact=True
         )
         files = [f for f in in_place if order_ids is None or f.record.order_id in order_ids]
-        wrong = problems([file.record for file in files], checksum=checksum)
+        wrong = compare_files([file.record for file in files], checksum=checksum)
         found = [(file, wrong[file.record]) for file in files if file.record in wrong]
         with self._lock, self._whole:
             self._missing.difference_update(file.record for file in files)

@@ -21,8 +21,8 @@ from regards_nb.download import (
     OrderRecords,
     all_files,
     archive_of,
+    compare_files,
     order_folder,
-    problems,
     stopped_text,
 )
 from regards_nb.errors import (
@@ -389,7 +389,7 @@ class Downloads:
         with suppress(ServiceError):  # REGARDS may no longer list them
             recorded.expect(all_files(self._sync.client, number))
         records = self._shared.frames.files_of(number)
-        wrong = problems(records, checksum=request.check == "checksum", what=order.name)
+        wrong = compare_files(records, checksum=request.check == "checksum", what=order.name)
         lost = {r.name: why for r in records if (why := _why_missing(r, wrong.get(r)))}
         # REGARDS tells a number; no manifest has named these files.
         unnamed = max((order.files_total or 0) - len(records), 0)
