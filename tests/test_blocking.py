@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Iterator
@@ -212,6 +213,25 @@ def test_a_message_tells_the_name_of_an_order_that_a_wait_downloads(
         assert tracker[other].state.downloaded_files == 4
 
 
+def lists(simulator: Simulator) -> int:
+    """Return how often a page of the list of orders was asked for."""
+    return sum(seen.path.endswith("/user/orders") for seen in simulator.requests)
+
+
+def assert_short_rounds(simulator: Simulator, tracker: OrderTracker) -> None:
+    """After a round that read on, others read one page for a while, and what that found counts."""
+    sync = tracker._sync
+    assert sync is not None
+    sync.listing._read_on_s = math.inf
+    n_rounds = sync.rounds
+    until(lambda: sync.rounds > n_rounds + 1)  # one may have begun before
+    n_before, n_rounds = lists(simulator), sync.rounds
+    until(lambda: sync.rounds > n_rounds + 3)
+    assert lists(simulator) - n_before <= sync.rounds - n_rounds + 1
+    assert sync.listing.n_only(200) == 200
+    sync.listing._read_on_s = 0.0
+
+
 def test_a_wait_says_how_far_it_looked_for_what_blocks_it(
     simulator: Simulator, tmp_path: Path
 ) -> None:
@@ -226,6 +246,7 @@ def test_a_wait_says_how_far_it_looked_for_what_blocks_it(
         told = f"order {mine.order_id} may have to wait for an order that is not among the newest "
         told += "200: tracker.sync(limit=2000) looks at older ones"
         limit_tells(re.escape(told), lambda limit_s: mine.wait(timeout_s=limit_s))
+        assert_short_rounds(simulator, tracker)
         assert len(tracker.sync(limit=2000)) == 201
         told = f"order {mine.order_id} may have to wait for orders {other}, {other + 1}"
         limit_tells(re.escape(told), lambda limit_s: mine.wait(timeout_s=limit_s))
@@ -260,18 +281,14 @@ def test_a_wait_says_what_else_it_downloads(
 
 def test_a_wait_asks_at_once_what_blocks_it(simulator: Simulator, tracker: OrderTracker) -> None:
     """No message tells of the orders of another notebook: REST is asked when a wait begins."""
-
-    def lists() -> int:
-        return sum(seen.path.endswith("/user/orders") for seen in simulator.requests)
-
     mine = tracker.submit("dataset:SWOT_CYCLE_007")
     until(lambda: mine.state.waits_for_download)
     # the round after the connect, which comes before the order where the machine is slow
     until(lambda: tracker._sync is not None and tracker._sync.rounds)
-    before = lists()
+    before = lists(simulator)
     waiting = threading.Thread(target=mine.wait)
     waiting.start()
-    until(lambda: lists() > before)
+    until(lambda: lists(simulator) > before)
     mine.cancel()
     waiting.join()
 
