@@ -67,16 +67,18 @@ def test_a_time_limit_inside_of_an_answer_orders_nothing_twice(
     """It passes when REGARDS has made the order, before the body of its answer is read."""
     table = products(tracker, 1, 1)
 
-    class LateReader(LastByte):
-        def begin_silence(self) -> None:
-            # The call's own thread, not the one that has just read the header.
+    class LateReader(list[Any]):
+        def remove(self, wait: object) -> None:
+            # The call's own thread, which has the header.
             if applied(simulator) and waits.in_main_thread():
                 until(lambda: waits.time_left_s() <= 0)
-            super().begin_silence()
+            super().remove(wait)
 
     for limit_s in (1.0, 4.0, 16.0):
+        last_byte = LastByte()
+        last_byte.waits = LateReader()
         with (
-            watched(LateReader()),
+            watched(last_byte),
             pytest.raises(errors.WaitTimeoutError, match="0 of 1 order made"),
         ):
             tracker.submit_each(table, timeout_s=limit_s)
