@@ -47,7 +47,6 @@ from regards_nb.download.progress import ProgressLine as ProgressLine
 from regards_nb.download.publisher import Publisher as Publisher
 from regards_nb.download.publisher import PublisherFailedError as PublisherFailedError
 from regards_nb.download.records import Check as Check
-from regards_nb.download.records import FileLog as FileLog
 from regards_nb.download.records import FileProblem as FileProblem
 from regards_nb.download.records import OrderRecords as OrderRecords
 from regards_nb.download.records import StateLog as StateLog

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from regards_nb.client import pausing
@@ -169,7 +170,11 @@ def identify(entries: Sequence[Content], context: DownloadContext) -> None:
     """
     if not entries:
         return
-    listing = Manifest(_files_beyond_manifest(context))
+    others: list[FileRecord] = []
+    with suppress(ServiceError):
+        everything = all_files(context.client, context.order_id)
+        others = [record for record in everything if record not in context.manifest]
+    listing = Manifest(others)
     verified: list[CheckedFile] = []
     for content in entries:
         kind, records = listing.match(content.name, content.size_bytes, content.md5)
@@ -242,15 +247,6 @@ def all_files(client: FileSource, order_id: int) -> Iterator[FileRecord]:
     """Yield all files of an order in any state: the lists of its data sets name them."""
     for dataset_id in client.order(order_id).dataset_ids:
         yield from client.iter_dataset_files(order_id, dataset_id)
-
-
-def _files_beyond_manifest(context: DownloadContext) -> list[FileRecord]:
-    """Return the files of the order that its manifest did not list."""
-    files = all_files(context.client, context.order_id)
-    try:
-        return [record for record in files if record not in context.manifest]
-    except ServiceError:
-        return []
 
 
 def _unknown_file(content: Content, order_id: int) -> FileRecord:
