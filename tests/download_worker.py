@@ -7,7 +7,7 @@ import resource
 import sys
 
 from regards_nb.client import RegardsClient
-from regards_nb.download import BucketFiles, Downloader, DownloadOptions
+from regards_nb.download import BucketFiles, Downloader, DownloadOptions, as_place
 from regards_nb.errors import RegardsError
 from regards_nb.journal import Journal
 
@@ -30,7 +30,7 @@ def main() -> None:
             fetched = Downloader(
                 client,
                 asked["order_id"],
-                asked["folder"],
+                as_place(asked["folder"]),
                 log,
                 DownloadOptions(backoff_s=0.01, **asked["options"]),
             ).fetch()

@@ -13,7 +13,13 @@ import pytest
 from download_kit import DEADLINE_S, World, files_named, result_of, wait_until, worker, world
 
 from regards_nb.client import LastByte
-from regards_nb.download import Downloader, Progress, Workspace, order_folder
+from regards_nb.download import (
+    Downloader,
+    DownloadOptions,
+    Progress,
+    Workspace,
+    order_folder,
+)
 from regards_nb.errors import DownloadError, IncompleteDownloadError, WorkspaceError
 from regards_nb.simulator import Content, FileSpec, OrderPlan, Route, Slow
 from regards_nb.waits import in_thread
@@ -214,7 +220,8 @@ def test_a_folder_without_the_right_to_write_is_known_too(tmp_path: Path) -> Non
     with world(tmp_path) as here:
         here.folder.mkdir(mode=0o555)
         # the journal is out of reach for that user: the files are recorded nowhere
-        downloader = Downloader(here.client, here.order_id, here.folder, NoLog())
+        options = DownloadOptions()
+        downloader = Downloader(here.client, here.order_id, here.folder, NoLog(), options)
         with without_rights(), pytest.raises(WorkspaceError, match="Permission denied"):
             downloader.fetch()
         assert here.zips == 0
@@ -265,8 +272,10 @@ def test_a_journal_that_cannot_be_written_is_not_passed_over(tmp_path: Path) -> 
                 raise OSError(5, "the journal is gone")
 
     with world(tmp_path) as here:
+        options = DownloadOptions()
+        downloader = Downloader(here.client, here.order_id, here.folder, BrokenLog(), options)
         with pytest.raises(OSError, match="journal is gone"):
-            Downloader(here.client, here.order_id, here.folder, BrokenLog()).fetch()
+            downloader.fetch()
         assert nothing_partial(here)
         assert not here.leftovers
 

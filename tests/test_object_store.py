@@ -19,8 +19,6 @@ from upath import UPath
 from regards_nb import OrderTracker
 from regards_nb.download import (
     BucketFiles,
-    Downloader,
-    DownloadOptions,
     FolderFiles,
     Progress,
     as_place,
@@ -349,7 +347,7 @@ def test_other_places_are_refused_before_anything_is_made(
         assert words in str(caught.value)
         assert "hidden" not in str(caught.value)
         with pytest.raises(SettingsError, match="s3"):
-            Downloader(client, 1, given, None, DownloadOptions())  # type: ignore[arg-type]
+            client.download_order(1, given)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -27,7 +27,7 @@ from regards_nb.download.context import DownloadContext, DownloadOptions
 from regards_nb.download.manifest import Manifest
 from regards_nb.download.names import FinalNames
 from regards_nb.download.pipeline import ZipOutcome, fetch_zip
-from regards_nb.download.places import as_place, paths_of
+from regards_nb.download.places import paths_of
 from regards_nb.download.progress import ProgressCounter
 from regards_nb.download.publisher import Publisher, PublisherFailedError, StoppedError
 from regards_nb.download.records import OrderRecords, is_in_zip
@@ -103,21 +103,21 @@ class Downloader:
         self,
         client: FileSource,
         order_id: int,
-        directory: str | Place,
+        directory: Place,
         log: FileLog,
-        options: DownloadOptions | None = None,
+        options: DownloadOptions,
     ) -> None:
         self.order_id = order_id
         self._client = client
-        self._directory = as_place(directory)
-        self._options = options or DownloadOptions()
+        self._directory = directory
+        self._options = options
         self.records = OrderRecords(
             log,
             order_id,
-            self._directory,
-            check=self._options.check,
-            again=self._options.again,
-            originals=self._options.originals,
+            directory,
+            check=options.check,
+            again=options.again,
+            originals=options.originals,
         )
         #: Files that the server goes on listing although they were downloaded and released.
         self._never_released: set[int] = set()
