@@ -261,8 +261,8 @@ def fields(**values: Any) -> str:
     Parameters
     ----------
     **values
-        By field: a value, a list of alternatives, or a tuple ``(low, high)`` for a range. Write
-        ``**{"fragment.attribute": value}`` for a name with a point.
+        By field: a value, a list or column of alternatives, or a tuple ``(low, high)`` for a
+        range. Write ``**{"fragment.attribute": value}`` for a name with a point.
 
     Examples
     --------
@@ -270,14 +270,14 @@ def fields(**values: Any) -> str:
     '(cycle:"7") AND ((instrument:("KaRIn" OR "Poseidon"))) AND (height:[* TO "1.5"])'
     """
     parts = []
-    for name, value in values.items():
-        if isinstance(value, tuple):
-            if len(value) != 2:
-                raise SettingsError(f"{name}={value!r}: a range is (low, high)")
-            parts.append(between(name, *value))
-        elif isinstance(value, list | set | frozenset):
-            parts.append(_alternatives(name, _in_order(value)))
-        elif isinstance(value, date):
+    for name, given in values.items():
+        if isinstance(given, tuple):
+            if len(given) != 2:
+                raise SettingsError(f"{name}={given!r}: a range is (low, high)")
+            parts.append(between(name, *given))
+        elif isinstance(given, list | set | frozenset) or getattr(given, "ndim", 0) > 0:
+            parts.append(_alternatives(name, [_plain(each) for each in _in_order(given)]))
+        elif isinstance(value := _plain(given), date):
             parts.append(between(name, value, value))
         else:
             parts.append(term(name, _value_text(value)))
@@ -294,7 +294,6 @@ def _alternatives(name: str, values: Iterable[Any]) -> str:
 
 
 def _value_text(value: Any) -> str:
-    value = value.item() if hasattr(value, "dtype") else value
     if isinstance(value, bool):
         return str(value).lower()
     return _number_text(value) if isinstance(value, int | float) else value
@@ -428,9 +427,7 @@ def _range_end(value: Any, time_of_day: time) -> Any:
     """Return one end of a range: a number, a date-time in UTC, or None."""
     if isinstance(value, str):
         value = _read_text(value.strip())
-    if hasattr(value, "dtype"):  # a scalar of NumPy, which this room does not import
-        is_time = getattr(value.dtype, "kind", "") == "M"
-        value = (value.astype("datetime64[us]") if is_time else value).item()
+    value = _plain(value)
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime.combine(value, time_of_day, UTC)
     # pandas.NaT is a datetime that differs from itself, like NaN.
@@ -443,6 +440,14 @@ def _range_end(value: Any, time_of_day: time) -> Any:
         f"the end of a range must be a number, a date or None, not {value!r}: REGARDS has no "
         "ranges of text"
     )
+
+
+def _plain(value: Any) -> Any:
+    """Return a scalar of NumPy, which this room does not import, as a value of Python."""
+    if not hasattr(value, "dtype"):
+        return value
+    is_time = getattr(value.dtype, "kind", "") == "M"
+    return (value.astype("datetime64[us]") if is_time else value).item()
 
 
 def _end_text(end: Any) -> str:

@@ -180,6 +180,16 @@ def dates(one: Any, two: Any) -> tuple[date, date]:
     return one.attributes["date_obs"].astimezone(UTC).date(), two.attributes["date_obs"].date()
 
 
+@pytest.mark.parametrize("form", [np.array, pd.Series])
+@pytest.mark.parametrize("values", [[7, 8.5], ["a", "b"], [datetime(2026, 1, 1)]])  # noqa: DTZ001
+def test_a_column_holds_alternatives(form: Callable[[object], Any], values: list[object]) -> None:
+    """As the list of its values does; each of them may be given alone, too."""
+    column = form(values)
+    column = column.astype("datetime64[us]") if isinstance(values[0], datetime) else column
+    assert queries.fields(a=column) == queries.fields(a=values)
+    assert queries.fields(a=next(iter(column))) == queries.fields(a=values[0])
+
+
 @pytest.mark.parametrize(
     "write",
     [queries.selection, queries.provider_ids, lambda names: queries.fields(instrument=names)],
