@@ -331,9 +331,6 @@ class _Tries:
         self.next_s, self.next_try = time.monotonic() + HELD_LOOK_S, ""
 
 
-_UNTRIED = _Tries()
-
-
 class AutoDownload:
     """Downloads the files that wait, and tries again what failed.
 
@@ -372,7 +369,7 @@ class AutoDownload:
 
     def tries_of(self, key: OrderKey) -> _Tries:
         """Return the downloads of an order so far."""
-        return self._tries.get(key, _UNTRIED)
+        return self._tries.get(key) or _Tries()
 
     def is_held(self, state: OrderState) -> bool:
         """Return whether another process downloaded the order when this one looked last."""

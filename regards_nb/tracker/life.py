@@ -45,11 +45,6 @@ _NOT_STARTED = (
     "this tracker is not started, so no event can arrive: call tracker.start(), or use "
     "`with tracker:`"
 )
-#: What a reader says where it is known.
-_NO_RECEIVER = "no kernel receives the messages of this journal now: {}"
-_ENDED = "start the tracker that does, in its notebook or script"
-_SUSPENDED = "the process that does is suspended, and goes on after: kill -CONT {}"
-_STOPPED = "the tracker is stopped; call start() again, no event can arrive before"
 
 RUNNING = frozenset({HealthState.CONSUMING, HealthState.POLLING, HealthState.READING})
 _TOLD_BY_MESSAGES = RUNNING - {HealthState.POLLING}
@@ -153,7 +148,7 @@ class Life:
         if self.end:
             return self.end
         if self.was_stopped:
-            return _STOPPED
+            return "the tracker is stopped; call start() again, no event can arrive before"
         return _NOT_STARTED + (f" ({health.reason})" if health.reason else "")
 
     def require_running(self) -> None:
@@ -315,7 +310,10 @@ class JournalReader(HealthReport):
         if not all(each.is_suspended for each in self._processes):
             return ""
         pids = " ".join(str(each.pid) for each in sorted(self._processes))
-        return _NO_RECEIVER.format(_SUSPENDED.format(pids) if pids else _ENDED)
+        how = "start the tracker that does, in its notebook or script"
+        if pids:
+            how = f"the process that does is suspended, and goes on after: kill -CONT {pids}"
+        return f"no kernel receives the messages of this journal now: {how}"
 
     def stop(self, timeout_s: float) -> None:  # noqa: ARG002
         """Say that it is not read any more."""

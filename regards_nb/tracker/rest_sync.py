@@ -135,7 +135,9 @@ class Listing:
         for remote in islice(orders, most):
             found[remote.order_id] = remote
             missing.discard(remote.order_id)
-            reads_on = reads_on and not _waits_for_user(remote)
+            # One that has ended may have external files only, and they take no place.
+            has_files = remote.available_files and not remote.finished
+            reads_on = reads_on and not (remote.waiting_for_user or has_files)
             # The rest of a page costs no request, and may hold orders that block others.
             if not missing and not reads_on and len(found) % _PAGE == 0:
                 break
@@ -525,11 +527,6 @@ def _any_still(unfinished: Iterable[OrderState]) -> bool:
         and (now - state.last_event).total_seconds() >= _STILL_S
         for state in unfinished
     )
-
-
-def _waits_for_user(remote: RemoteOrder) -> bool:
-    """Return whether an order takes a place: one that has ended may have external files only."""
-    return remote.waiting_for_user or bool(remote.available_files and not remote.finished)
 
 
 def _new_deliveries(

@@ -62,20 +62,14 @@ _UNKNOWN_AFTER_S = 2.0
 _MOST_NAMED = 3
 #: A shorter silence of an order is not told.
 _SILENT_S = 60.0
-_ADVICE = "wait(download=True)"
 _ASYNC_PAUSE_S = 0.005
 #: How often a wait asks the server of the journal for what is new.
 _ASK_JOURNAL_S = 1.0
-_INSTEAD = "Use `await tracker.wait_async()`, which nests nothing, or wait() without run_loop"
 _REST_MISSING = (
     "REGARDS sends no message when an order expires, is cancelled on the web page or fails by a "
     "time limit of the server. Only REST tells of it: make the tracker with "
     "client=RegardsClient(...)"
 )
-
-
-#: What ends a call and an awaited call at Ctrl-C.
-_STOPS = (KeyboardInterrupt, asyncio.CancelledError)
 
 
 class WaitingCall:
@@ -117,7 +111,8 @@ class WaitingCall:
         self._left.set()
         # After a time limit the downloads go on: a zip may take longer than any wait for it.
         if self._asked is not None:
-            is_stopped = kind is not None and issubclass(kind, _STOPS)
+            stops = (KeyboardInterrupt, asyncio.CancelledError)  # of a call, and of an awaited one
+            is_stopped = kind is not None and issubclass(kind, stops)
             self._ended = self._asked.leave(is_stopped=is_stopped)
 
     def stopped(self) -> str:
@@ -502,7 +497,8 @@ class Wait(WaitingCall):
         words += self._shared.obstacles()
         if not words and len(self._states) == len(self._names):  # else an event comes just now
             words.append(f"{total} {'has' if len(self._names) == 1 else 'have'} ended")
-        note = "; ".join([*words, *self._blocking.reasons(needed, _ADVICE, self._asked)])
+        advice = "wait(download=True)"
+        note = "; ".join([*words, *self._blocking.reasons(needed, advice, self._asked)])
         if self._lacks_rest and self._is_silent(running):
             note += f"; no message came for a while. {_REST_MISSING}"
         return note
@@ -610,7 +606,10 @@ def run_nested(work: Coroutine[Any, Any, _T]) -> _T:
         )
     if refusal:
         work.close()
-        raise SettingsError(f"{refusal}. {_INSTEAD}")
+        raise SettingsError(
+            f"{refusal}. Use `await tracker.wait_async()`, which nests nothing, or wait() without "
+            "run_loop"
+        )
     import nest_asyncio2
 
     nest_asyncio2.apply(loop)
