@@ -50,8 +50,6 @@ _UNMOVED_S, _LONGEST_UNMOVED_S = 2.0, 300.0
 POLL_S = 10.0
 LONGEST_POLL_S = 60.0
 _TICK_S = 1.0
-#: No later round would go better.
-_REFUSALS = (NotAllowedError, ServiceLoginError, ServiceUnreachableError)
 
 
 def catching_up(
@@ -217,8 +215,8 @@ class Poller:
             # One order is enough to know whether the login is accepted.
             next(client.iter_orders(page_size=1), None)
             self._sync.ask_unfinished()
-        except _REFUSALS:
-            raise
+        except (NotAllowedError, ServiceLoginError, ServiceUnreachableError):
+            raise  # no later round would go better
         except RegardsError as exc:
             # After a login it is not a page of something else. A token has proved nothing so far.
             if client.login_form is None:
