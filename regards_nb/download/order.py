@@ -194,7 +194,7 @@ def _downloader(
     archive: str = "",
 ) -> Iterator[Downloader]:
     """Make what downloads into a place that can be written to, and end its progress line."""
-    with open_workspace(folder, order_id, stop=options.stop):
+    with open_workspace(folder, order_id):
         pass
     log = StateLog(folder, order_id, archive=archive, durable=options.durable)
     try:
