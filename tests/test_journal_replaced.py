@@ -128,6 +128,23 @@ def test_a_backup_put_in_place_at_any_step_costs_nothing(
     assert in_the_file(path) == list(range(30))
 
 
+def test_a_damaged_row_of_a_replaced_file_is_left_out(path: Path, journal: Journal) -> None:
+    """The other messages are written again, and a text says that some are lost."""
+    notices: list[str] = []
+    journal.on_notice(notices.append)
+    session_id = journal.open_session("q")
+    backup = journal.backup(path.with_name("backup.sqlite"))
+    for number in range(3):
+        journal.append(session_id, [message(number)])
+    with closing(sqlite3.connect(path)) as other, other:
+        other.execute("UPDATE batches SET messages = x'00' WHERE last_id = 2")
+    backup.replace(path)
+    with pytest.raises(JournalReplacedError, match="2 messages of this kernel"):
+        journal.verify()
+    assert numbers(journal) == [0, 2]
+    assert "could not be read any more" in notices[-1]
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_an_older_backup_after_a_newer_one_costs_nothing(
     path: Path, journal: Journal, moment: str

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from regards_nb.errors import JournalError
 from regards_nb.journal import schema
-from regards_nb.journal.batches import DamagedBatchError, RowReader
+from regards_nb.journal.batches import DamagedBatchError
 from regards_nb.journal.changes import CHANNEL, ChangeDetector, Listener, for_one_statement
 from regards_nb.journal.connections import ConnectionUseLock, Outage, Server, uninterrupted
 from regards_nb.journal.location import (
@@ -31,7 +31,7 @@ from regards_nb.journal.location import (
     written,
     wrong_url,
 )
-from regards_nb.journal.rescue import Rescued, rescue, written_text
+from regards_nb.journal.rescue import Rescued, written_text
 from regards_nb.journal.sqlite_file import (
     Change,
     SqliteFile,
@@ -628,7 +628,10 @@ class Database:
             each._release_writer()  # noqa: SLF001
         is_saved = self._save_from_open_files(change)
         if not is_saved:
-            self._rescued.append(self._rescue(newest_id))
+            rescued = Rescued()
+            with suppress(sa.exc.DBAPIError, sqlite3.Error), self.engine.connect() as reader:
+                rescued.read(reader, newest_id)
+            self._rescued.append(rescued)
         for each in databases:
             each._dispose(keep_files=True)  # noqa: SLF001
         left_open = file.left_open()
@@ -660,17 +663,6 @@ class Database:
                 f"written again ({exc}). Nothing is acknowledged until it can be"
             ) from exc
         return False
-
-    def _rescue(self, newest_id: int) -> Rescued:
-        """Read from the open files; *newest_id* is the newest row of the last look."""
-        try:
-            with self.engine.connect() as reader:
-                found = rescue(reader)
-                # A file that was copied over the main one can have replaced the rows.
-                found.is_complete &= RowReader(reader).last_id >= newest_id
-                return found
-        except (sa.exc.DBAPIError, sqlite3.Error):
-            return Rescued(is_complete=False)
 
     @contextmanager
     def driver_connection(self, verb: str) -> Iterator[sqlite3.Connection]:

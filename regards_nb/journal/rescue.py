@@ -82,14 +82,46 @@ class Rescued:
 
     #: by id in the old files
     sessions: dict[int, Mapping[str, Any]] = field(default_factory=dict)
-    #: first id, last id, session id and value of each row, oldest first
+    #: first id, last id, session id and value of each row, newest first
     rows: list[tuple[int, int, int, bytes]] = field(default_factory=list)
     #: the queues that are streams: their messages are compared by offset, of whatever process
     streams: set[str] = field(default_factory=set)
     records: dict[sa.Table, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     cursors: dict[str, int] = field(default_factory=dict)
     #: whether everything could be read
-    is_complete: bool = True
+    is_complete: bool = False
+
+    def read(self, connection: sa.Connection, newest_id: int) -> None:
+        """Read the messages of this process and all records; leave out damaged messages.
+
+        After an error of the database, what was read stays. *newest_id* is the newest known row.
+        """
+        is_sound = self._read_messages(connection)
+        for table in _RECORDS:
+            rows = connection.execute(sa.select(table)).mappings()
+            self.records[table] = [dict(row) for row in rows]
+        self.cursors = schema.read_cursors(connection)
+        # A file that was copied over the main one can have replaced the rows.
+        self.is_complete = is_sound and RowReader(connection).last_id >= newest_id
+
+    def _read_messages(self, connection: sa.Connection) -> bool:
+        """Return whether no message is damaged."""
+        self.streams = set(connection.execute(sa.select(schema.streams.c.queue)).scalars())
+        is_mine = sa.and_(_sessions.c.host == socket.gethostname(), _sessions.c.pid == os.getpid())
+        query = sa.select(_sessions).where(is_mine | _sessions.c.queue.in_(self.streams))
+        self.sessions = {each["id"]: dict(each) for each in connection.execute(query).mappings()}
+        of_sessions = _batches.c.session_id.in_(self.sessions)
+        # The newest first: a backup lacks these, and damage may end the reading.
+        query = SELECT_BATCHES.where(of_sessions).order_by(_batches.c.last_id.desc())
+        is_sound = True
+        for row in connection.execute(query):
+            try:
+                read_batch(row, 0)
+            except DamagedBatchError:
+                is_sound = False
+            else:
+                self.rows.append(tuple(row))
+        return is_sound
 
     def write(self, connection: sa.Connection) -> int:
         """Write what another file lacks; return how many messages that were."""
@@ -98,7 +130,7 @@ class Rescued:
         known: dict[int, Counter[bytes]] = {}
         moves: list[_Move] = []
         written = 0
-        for row in self.rows:
+        for row in reversed(self.rows):
             first_id, last_id, old_session_id, packed = row
             session = self.sessions[old_session_id]
             session_id = session_ids.get(_identity(session))
@@ -128,38 +160,6 @@ class Rescued:
         # Whatever was computed from the former files is wrong for this one.
         schema.renew_id(connection)
         return written
-
-
-def rescue(connection: sa.Connection) -> Rescued:
-    """Read the messages of this process and all records; leave out unreadable ones."""
-    found = Rescued()
-    try:
-        _read_messages(connection, found)
-        for table in _RECORDS:
-            rows = connection.execute(sa.select(table)).mappings()
-            found.records[table] = [dict(row) for row in rows]
-        found.cursors = schema.read_cursors(connection)
-    except sa.exc.DBAPIError:
-        found.is_complete = False
-    found.rows.reverse()
-    return found
-
-
-def _read_messages(connection: sa.Connection, found: Rescued) -> None:
-    found.streams = set(connection.execute(sa.select(schema.streams.c.queue)).scalars())
-    is_mine = sa.and_(_sessions.c.host == socket.gethostname(), _sessions.c.pid == os.getpid())
-    query = sa.select(_sessions).where(is_mine | _sessions.c.queue.in_(found.streams))
-    found.sessions = {each["id"]: dict(each) for each in connection.execute(query).mappings()}
-    of_sessions = _batches.c.session_id.in_(found.sessions)
-    # The newest first: a backup lacks these, and damage may end the reading.
-    query = SELECT_BATCHES.where(of_sessions).order_by(_batches.c.last_id.desc())
-    for row in connection.execute(query):
-        try:
-            read_batch(row, 0)
-        except DamagedBatchError:
-            found.is_complete = False
-        else:
-            found.rows.append(tuple(row))
 
 
 def _identity(session: Mapping[str, Any]) -> _Identity:

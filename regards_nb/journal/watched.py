@@ -21,8 +21,8 @@ _TURN_S = 0.1
 class WatchedConnection(psycopg.Connection[Any]):
     """A connection that knows how long it may wait for its server."""
 
-    #: Begins a `Silence` of the server; set once it is connected.
-    silence: Callable[..., Any] | None = None
+    #: Begins a `Silence` of the server; `Server.connect` sets it.
+    silence: Callable[..., Any]
     #: Whether the server has just answered, in this use of the connection.
     has_answered = True
 
@@ -34,8 +34,6 @@ class WatchedConnection(psycopg.Connection[Any]):
     # psycopg 3.2 has other parameters than 3.3
     def wait(self, gen: Any, interval: float = _TURN_S, **limits: Any) -> Any:  # type: ignore[override]
         """Run the steps of a statement, which wait for the server."""
-        if self.silence is None:
-            return super().wait(gen, interval, **limits)
         try:
             steps = self._watched(gen, self.silence(has_answered=self.has_answered))
             return waiting.wait(steps, self.pgconn.socket, interval, **limits)
