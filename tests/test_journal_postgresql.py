@@ -142,9 +142,9 @@ def test_a_server_that_does_not_answer_is_told_and_given_up(
                 JournalError, match="cannot read.*connection.*Check that the server"
             ):
                 journal.last_id()
-            told = capsys.readouterr().out
+            told, *_ = capsys.readouterr().out.splitlines()  # a slow machine says it again
             assert told.startswith("waiting for the server of the journal postgresql+psycopg://")
-            assert told.endswith(", at most 5 s\n")
+            assert told.endswith(", at most 5 s")
             assert journal.obstacle().startswith("waiting for the server of the journal")
             with pytest.raises(
                 JournalError, match="cannot write.*connection.*Check that the server"

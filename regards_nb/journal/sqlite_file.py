@@ -320,7 +320,8 @@ def _hold(locks: _Locks, path: str, extent: tuple[int, int], *, with_lock: bool)
     if inode(path) in locks.descriptors:
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    # A file system may have no such locks: `is_in_place` is the only protection there.
+    with suppress(OSError):
         for _ in range(_LOCK_RETRIES if with_lock else 0):
             try:
                 _set_lock(descriptor, extent, held=True)
@@ -328,9 +329,6 @@ def _hold(locks: _Locks, path: str, extent: tuple[int, int], *, with_lock: bool)
                 idle.wait(_LOCK_RETRY_S)
             else:
                 break
-    except OSError:
-        # A file system without such locks: `is_in_place` is the only protection there.
-        pass
     # Not closed on failure: that would drop the locks of the connections.
     locks.descriptors[_identity(os.fstat(descriptor))] = (descriptor, extent)
 
