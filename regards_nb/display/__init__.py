@@ -34,7 +34,6 @@ from regards_nb.display.refresh import RefreshThread as RefreshThread
 from regards_nb.display.refresh import close_views as close_views
 from regards_nb.display.refresh import refresh_thread_of as refresh_thread_of
 from regards_nb.display.show import STILL_TRACKED as STILL_TRACKED
-from regards_nb.display.show import Watch as Watch
 from regards_nb.display.show import marimo_value as marimo_value
 from regards_nb.display.show import mimebundle as mimebundle
 from regards_nb.display.show import show as show

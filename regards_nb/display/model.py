@@ -293,7 +293,7 @@ def _files(order: OrderState, rate: float | None) -> str:
     files, n_bytes = str(order.downloaded_files), size(order.downloaded_bytes)
     if order.files_total is not None:
         files = f"{files}/{order.files_total}"
-    # A repair may count only the files that it still has to fetch.
+    # A later download may count only the files that it still has to fetch.
     if order.bytes_total is not None and order.bytes_total > order.downloaded_bytes:
         n_bytes = f"{n_bytes} of {size(order.bytes_total)}"
     at = f", {size(int(rate))}/s" if rate is not None else ""

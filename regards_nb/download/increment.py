@@ -384,7 +384,7 @@ def _fetch_rest(
 def make_plan(
     records: OrderRecords, options: DownloadOptions, *, given_up: Container[int] = ()
 ) -> Plan:
-    """Compare the manifest with the records; files of *given_up* ids are not repaired."""
+    """Compare the manifest with the records; files of *given_up* ids are not fetched again."""
     plan = Plan([], [], [], [], [])
     for record in records.of(records.known):
         is_listed = record.file_id in records.listed

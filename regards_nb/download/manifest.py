@@ -3,10 +3,10 @@ r"""Decides by name and MD5 which file a zip entry is, and that one with a wrong
 A file is recognised by name and MD5, never by position (protocol.md 1.3). The server renames
 files of the same name (``a (1).nc``), and a file may really have such a name. It writes a file
 that the order holds twice only once. So a name proposes files, and the MD5 decides, or the size
-where the manifest has no MD5.
+where the manifest has no MD5. Nothing else of a manifest is trusted: a name is no path (`names`).
 
 An entry whose MD5 differs never gets a final name: `pipeline` discards it, `after_zip` fetches the
-file alone, and one that still differs after some attempts (`parallel_files`) is FAILED.
+file alone, and one that differs twice there (`parallel_files`) is FAILED.
 """
 
 from __future__ import annotations
