@@ -137,6 +137,11 @@ ROWS: dict[str, Row] = {
     "zip: 504 for ever": Row((always(Reply(route=Route.ZIP, status=504)),), zips=1, singles=6),
     "zip: 204": Row((Reply(route=Route.ZIP, status=204),), singles=6),
     "zip: a page, 200": Row((html_page(Route.ZIP),), UnexpectedAnswerError, "Please log in"),
+    "zip: a page that calls itself a file, 200": Row(
+        (replace(html_page(Route.ZIP), headers=(("Content-Disposition", "attachment"),)),),
+        UnexpectedAnswerError,
+        "Please log in",
+    ),
     "zip: JSON, 200": Row(
         (business_error(Route.ZIP, 200, "odd"),), UnexpectedAnswerError, "not REGARDS"
     ),

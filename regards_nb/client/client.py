@@ -386,7 +386,7 @@ class RegardsClient:
         path = f"{_ORDERS}/{_number(order_id)}/download"
         request = RequestSpec(path=path, retry=Retry.IF_NOT_STARTED, stop=stop)
         with self._transport.stream(request, self._login) as body:
-            body.refuse_page()
+            body.refuse_page(but_attachments=False)
             yield None if body.status_code == 204 else body
 
     @contextmanager
@@ -661,7 +661,7 @@ class RegardsClient:
 
 def _checked(body: Body, request: RequestSpec, why_not: str) -> Body:
     """Return the body of a file; raise if it is a page, or if the server has no file now."""
-    body.refuse_page()
+    body.refuse_page(but_attachments=True)
     if (status := body.status_code) != 200:
         raise NotAllowedError(f"{request}: HTTP {status}, {why_not}", status_code=status)
     return body

@@ -164,10 +164,11 @@ class Body:
         with suppress(OSError, ValueError, RuntimeError):  # the reading has ended already
             self._response.raw.shutdown()
 
-    def refuse_page(self) -> None:
+    def refuse_page(self, *, but_attachments: bool) -> None:
         """Raise UnexpectedAnswerError if a proxy or a login portal answered instead of REGARDS.
 
-        The server then does not call the body a file, or the client cannot undo the encoding.
+        The content type is then that of a page, or the client cannot undo the encoding. A file of
+        the archive may be a page itself: *but_attachments* accepts what the server calls a file.
         """
         headers = self._response.headers
         if self._encoding not in ("identity", "gzip"):
@@ -178,7 +179,8 @@ class Body:
                 status_code=self.status_code,
             )
         kind = headers.get("Content-Type", "").lower()
-        if "Content-Disposition" in headers or not kind.startswith(_PAGE_TYPES):
+        is_accepted = but_attachments and "Content-Disposition" in headers
+        if is_accepted or not kind.startswith(_PAGE_TYPES):
             return
         response = Response(
             request=self._request, status=self.status_code, headers=headers, body=self.first_block()

@@ -17,7 +17,6 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from http.cookiejar import DefaultCookiePolicy
-from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
@@ -69,6 +68,8 @@ _PROXY_ADVICE = {
 #: Connections kept open for the next request.
 _POOL_SIZE = 16
 
+#: 500,000 orders with 100 on a page; more pages mean a server that counts wrongly.
+_MAX_PAGES = 5000
 #: Spring sends at most so many at a time.
 _MANIFEST_PAGE_SIZE = 2000
 #: How often a manifest that changed while its pages were read is read again.
@@ -525,7 +526,7 @@ def iter_pages(
     """
     before: list[Any] = []
     n_items, so_far = 0, ""
-    for number in count():
+    for number in range(_MAX_PAGES):
         params = {**request.params, "page": number, "size": page_size}
         with progress(so_far):
             response = exchange(replace(request, params=params))
@@ -542,6 +543,7 @@ def iter_pages(
         before = page.items
         n_items += len(page.items)
         so_far = f"{what}: {n_items}" + ("" if page.total is None else f" of {page.total}")
+    raise UnexpectedAnswerError(f"{request}: still no end after {_MAX_PAGES} pages")
 
 
 def iter_manifest(
