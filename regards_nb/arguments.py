@@ -133,7 +133,7 @@ def _is_from_zero(kind: Any, value: object) -> bool:
     if value is None or isinstance(value, bool):
         return value is None
     # Also refuses NaN: as a time limit it would never be over.
-    return isinstance(value, kind) and float(value) >= 0
+    return isinstance(value, kind) and bool(value >= 0)
 
 
 def _is_path(value: object) -> bool:

@@ -150,7 +150,7 @@ def provider_ids(ids: Iterable[str], *, field: str = "providerId") -> list[str]:
     SettingsError
         There are no ids, or one of them is no text.
     """
-    quoted = [_quoted(each) for each in dict.fromkeys(_in_order(ids))]
+    quoted = [_quoted(each) for each in dict.fromkeys(in_order(ids))]
     if not quoted:
         raise SettingsError("no product ids: an order needs at least one")
     chunks: list[list[str]] = [[]]
@@ -219,7 +219,7 @@ def selection(wanted: Any) -> list[str]:
     elif hasattr(wanted, "index") and str(name).startswith(_URN):
         texts = [str(name)]  # one row of a search
     elif isinstance(wanted, Iterable):
-        texts = list(_in_order(wanted))
+        texts = list(in_order(wanted))
     else:
         raise SettingsError(
             "products must be rows of client.search(), URNs, provider ids or queries, "
@@ -276,7 +276,7 @@ def fields(**values: Any) -> str:
                 raise SettingsError(f"{name}={given!r}: a range is (low, high)")
             parts.append(between(name, *given))
         elif isinstance(given, list | set | frozenset) or getattr(given, "ndim", 0) > 0:
-            parts.append(_alternatives(name, [_plain(each) for each in _in_order(given)]))
+            parts.append(_alternatives(name, [_plain(each) for each in in_order(given)]))
         elif isinstance(value := _plain(given), date):
             parts.append(between(name, value, value))
         else:
@@ -476,7 +476,7 @@ def _read_text(text: str) -> object:
     )
 
 
-def _in_order(values: Iterable[Any]) -> Iterable[Any]:
+def in_order(values: Iterable[Any]) -> Iterable[Any]:
     """Return values; those of a set in the same order in each process.
 
     A request is compared with one of its name, which another process may have sent.

@@ -34,6 +34,7 @@ from regards_nb.errors import (
     WaitTimeoutError,
 )
 from regards_nb.events import DATA_TYPES, order_filters
+from regards_nb.queries import in_order
 from regards_nb.text import clean, counted
 from regards_nb.tracker import estimate as estimates
 from regards_nb.tracker.life import refuse_imported_script
@@ -125,8 +126,8 @@ class Request(NamedTuple):
         """Return a request with a name that is made up, if none is given."""
         if isinstance(data_types, str):
             data_types = [data_types]
-        elif data_types is not None:  # the journal holds a list; a set has no order of its own
-            data_types = sorted(data_types) if isinstance(data_types, set) else list(data_types)
+        elif data_types is not None:
+            data_types = list(in_order(data_types))
         return cls(
             queries=queries,
             data_types=data_types,
