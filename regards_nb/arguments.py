@@ -1,5 +1,7 @@
 """Refuse an argument of a wrong type by its name, before anything is done with it. Pure.
 
+`in_order` lists a set that the user gave.
+
 `bool` would accept any text as True, and a comparison or a path fails deep inside the library.
 """
 
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from regards_nb.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _P = ParamSpec("_P")
 _Result = TypeVar("_Result")
@@ -121,6 +123,14 @@ def check_seconds_are_named(method: Callable[_P, _Result]) -> Callable[_P, _Resu
         return method(*args, **kwargs)
 
     return call
+
+
+def in_order(values: Iterable[Any]) -> Iterable[Any]:
+    """Return values; those of a set in the same order in each process.
+
+    A request is compared with one of its name, which another process may have sent.
+    """
+    return sorted(values, key=str) if isinstance(values, set | frozenset) else values
 
 
 def _check(words: str, is_right: Callable[[object], bool], values: dict[str, object]) -> None:

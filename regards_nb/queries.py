@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime, time
 from typing import Any, NamedTuple
 
+from regards_nb.arguments import in_order
 from regards_nb.errors import SettingsError
 
 #: Elasticsearch accepts 1024 alternatives in a query; the rest is for other parts of the query.
@@ -474,14 +475,6 @@ def _read_text(text: str) -> object:
     raise SettingsError(
         f"{text!r} is neither a number nor an ISO date: REGARDS has no ranges of text"
     )
-
-
-def in_order(values: Iterable[Any]) -> Iterable[Any]:
-    """Return values; those of a set in the same order in each process.
-
-    A request is compared with one of its name, which another process may have sent.
-    """
-    return sorted(values, key=str) if isinstance(values, set | frozenset) else values
 
 
 def _in_parentheses(queries: tuple[str, ...]) -> list[str]:

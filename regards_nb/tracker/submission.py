@@ -20,7 +20,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 from regards_nb import queries
-from regards_nb.arguments import check_choice, check_numbers, check_texts
+from regards_nb.arguments import check_choice, check_numbers, check_texts, in_order
 from regards_nb.client import ApplyResponse, RemoteOrder
 from regards_nb.consumer import UnconfirmedRequestError, publish_request
 from regards_nb.errors import (
@@ -34,7 +34,6 @@ from regards_nb.errors import (
     WaitTimeoutError,
 )
 from regards_nb.events import DATA_TYPES, order_filters
-from regards_nb.queries import in_order
 from regards_nb.text import clean, counted
 from regards_nb.tracker import estimate as estimates
 from regards_nb.tracker.life import refuse_imported_script
